@@ -1,0 +1,165 @@
+"""
+Everything Stillhouse raises on purpose, drawn:
+
+    StillhouseError
+    ├── UserError                 what was asked cannot be done; says which field and what to do
+    │   ├── InvalidSpec           the document is malformed: one FieldError per mistake
+    │   │   └── UnknownName       a plugin that nobody has registered
+    │   ├── BudgetImpossible      no student of this teacher is small enough
+    │   ├── DataError             a file of the dataset is missing, corrupt or too large
+    │   ├── WeightsError          a weights file does not fit the architecture
+    │   └── Unsupported           the network cannot be surveyed or exported
+    ├── TrialError                this candidate failed; the job goes on
+    │   ├── NonFinite             loss or outputs became NaN or infinite
+    │   └── OutOfMemory           the candidate did not fit the device
+    ├── VerificationFailed        an exported student does not answer as the student does
+    └── LedgerError
+        ├── NotFound              no such job, trial or artifact
+        ├── StaleClaim            the lease was lost: another driver owns the job now
+        └── IllegalTransition     a terminal state is never overwritten
+
+The service maps `UserError` to 422, `NotFound` to 404 and the other `LedgerError`s to 409.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+
+class StillhouseError(Exception):
+    """Root of the tree. `code` is stable and upper-case; `str(error)` is written for the person who reads it."""
+
+    code = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """
+    One mistake in a document.
+
+    `pointer` is a JSON pointer (RFC 6901) to the value at fault, `allowed` what could stand there instead.
+    """
+
+    pointer: str
+    code: str
+    message: str
+    allowed: tuple[str, ...] = ()
+
+    def under(self, prefix: str) -> FieldError:
+        return replace(self, pointer=prefix + self.pointer)
+
+
+class UserError(StillhouseError):
+    """What was asked cannot be done. `errors` points at the fields; `pointer` gives one when there is one."""
+
+    code = "INVALID"
+
+    def __init__(self, message: str, *, pointer: str = "", allowed: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.errors: tuple[FieldError, ...] = (FieldError(pointer, self.code, message, tuple(allowed)),)
+
+    def under(self, prefix: str) -> UserError:
+        """The same error, its pointers moved below `prefix`; for a part that does not know where it stands."""
+        self.errors = tuple(error.under(prefix) for error in self.errors)
+        return self
+
+
+class InvalidSpec(UserError):
+    code = "INVALID_SPEC"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.pointer or '/'}: {error.message}" for error in errors))
+        self.errors = tuple(errors)
+
+
+class UnknownName(InvalidSpec):
+    code = "UNKNOWN_NAME"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, pointer: str = "/name") -> None:
+        known = sorted(known)
+        message = f"no {kind} is called `{name}`{did_you_mean(name, known)}"
+        super().__init__([FieldError(pointer, self.code, message, tuple(known))])
+
+
+class BudgetImpossible(UserError):
+    """`smallest` is the least value of `metric` that any student of the teacher reaches in the space asked for."""
+
+    code = "BUDGET_IMPOSSIBLE"
+
+    def __init__(self, metric: str, limit: int, smallest: int, teacher: int) -> None:
+        share = 100 * smallest / teacher
+        super().__init__(
+            f"no student of this teacher has {metric} <= {limit:,}: the smallest reachable is {smallest:,} "
+            f"({share:.2f} % of the teacher's {teacher:,}). Raise the limit, or widen the space "
+            "(smaller `space.divisor` or `space.min_keep`, `space.removal: true`).",
+            pointer=f"/budget/{metric}",
+        )
+        self.metric, self.limit, self.smallest = metric, limit, smallest
+
+
+class DataError(UserError):
+    """`file` names the file at fault, or is empty when the dataset as a whole is."""
+
+    code = "DATASET_UNUSABLE"
+
+    def __init__(self, message: str, *, file: str = "", pointer: str = "/dataset") -> None:
+        super().__init__(f"{file}: {message}" if file else message, pointer=pointer)
+        self.file = file
+
+
+class WeightsError(UserError):
+    code = "WEIGHTS_UNUSABLE"
+
+    def __init__(self, message: str, *, pointer: str = "/teacher/weights") -> None:
+        super().__init__(message, pointer=pointer)
+
+
+class Unsupported(UserError):
+    code = "UNSUPPORTED_NETWORK"
+
+    def __init__(self, message: str, *, pointer: str = "/teacher") -> None:
+        super().__init__(message, pointer=pointer)
+
+
+class TrialError(StillhouseError):
+    code = "TRIAL_FAILED"
+
+
+class NonFinite(TrialError):
+    code = "NON_FINITE"
+
+
+class OutOfMemory(TrialError):
+    code = "OUT_OF_MEMORY"
+
+
+class VerificationFailed(StillhouseError):
+    code = "VERIFICATION_FAILED"
+
+
+class LedgerError(StillhouseError):
+    code = "CONFLICT"
+
+
+class NotFound(LedgerError):
+    code = "NOT_FOUND"
+
+
+class StaleClaim(LedgerError):
+    code = "STALE_CLAIM"
+
+
+class IllegalTransition(LedgerError):
+    code = "ILLEGAL_TRANSITION"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean "trials"?` when a known word is near, else the empty string."""
+    near = get_close_matches(word, list(known), n=1)
+    return f', did you mean "{near[0]}"?' if near else ""

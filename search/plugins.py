@@ -1,0 +1,126 @@
+"""What each kind of plugin must have. Structural: a plugin inherits nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.space import Candidate, Space
+from search.spec import Part
+from search.trial import Trial
+
+if TYPE_CHECKING:  # torch is not imported by those who only read names and options
+    from torch import Tensor, nn
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images `[n, channels, size, size]` as uint8 and labels `[n]` as int64. Read-only by convention."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """
+    What is known of a dataset without keeping its images.
+
+    `key` names the content: equal keys, equal splits. `mean` and `std` are per channel on the 0..1 scale.
+    `mirror` says whether a mirrored image keeps its label, `pad` how many pixels a random crop may shift.
+    """
+
+    key: str
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+    pad: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.size, self.size)
+
+
+class Dataset(Protocol):
+    """
+    Made as `Plugin(options, files=Files)`. Splits never overlap; the search opens train and validation only.
+
+    Both methods raise `DataError`, naming the file, when something is missing or corrupt.
+    """
+
+    Options: ClassVar[type[Part]]
+
+    def info(self) -> DatasetInfo: ...
+
+    def split(self, name: SplitName) -> Split: ...
+
+
+class Teacher(Protocol):
+    """Made as `Plugin(options)`. The same options and seed give the same weights on every machine."""
+
+    Options: ClassVar[type[Part]]
+
+    def build(self, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
+        """An untrained network from images `[n, *shape]` to logits `[n, classes]`, in training mode."""
+        ...
+
+
+class Distiller(Protocol):
+    """Made as `Plugin(options)`. `needs_teacher` says whether teacher logits are read."""
+
+    Options: ClassVar[type[Part]]
+    needs_teacher: ClassVar[bool]
+
+    def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
+        """Mean loss of a batch, a scalar; `logits` and `teacher_logits` are `[n, classes]`, `labels` `[n]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """`candidate` is what shall be trained, `origin` what the sampler itself proposed, `extra` its own notes (JSON)."""
+
+    candidate: Candidate
+    origin: Candidate
+    extra: Mapping[str, object] | None = None
+
+
+class Strategy(Protocol):
+    """
+    Made as `Plugin(options)`. Decides, and never trains, stores or sleeps.
+
+    `tell` is called for every trial whenever it got a further score or ended; a strategy is rebuilt in another process
+    by `open` followed by `tell` for all trials on record, in order of number.
+    """
+
+    Options: ClassVar[type[Part]]
+
+    def open(self, space: Space, seed: int) -> None: ...
+
+    def ask(self) -> Proposal | None:
+        """The next proposal, or None when there is nothing left to propose."""
+        ...
+
+    def tell(self, trial: Trial) -> None: ...
+
+
+class CostModel(Protocol):
+    """Exact costs of candidates without building them."""
+
+    space: Space
+
+    def costs(self, candidates: list[Candidate]) -> Mapping[str, NDArray[np.int64]]:
+        """`{metric: [n]}` for n candidates."""
+        ...
