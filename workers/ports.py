@@ -70,7 +70,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRecord:
-    """`seconds` runs from the first `enter` to `finish`, by the ledger's clock; None while the phase is not finished."""
+    """`seconds` runs from the first `enter` to `finish` by the ledger's clock; None while the phase is unfinished."""
 
     started_at: datetime
     seconds: float | None
