@@ -119,8 +119,9 @@ class Strategy(Protocol):
 class CostModel(Protocol):
     """Exact costs of candidates without building them."""
 
-    space: Space
+    @property
+    def space(self) -> Space: ...
 
-    def costs(self, candidates: list[Candidate]) -> Mapping[str, NDArray[np.int64]]:
-        """`{metric: [n]}` for n candidates."""
+    def costs_of(self, choices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
+        """`{metric: [n]}` for choices `[n, sites]` in the order of the space's sites."""
         ...

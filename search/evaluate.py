@@ -1,0 +1,122 @@
+"""How good a network is, and what a candidate scores after a stretch of distillation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from numpy.typing import NDArray
+from torch import nn
+
+from search.batches import Cached, Images, Normalise
+from search.errors import NonFinite
+from search.plugins import Distiller
+from search.spec import Schedule
+from search.surgery.survey import Survey
+from search.training import Pupil, Stretch, recalibrate, train
+
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """`accuracy` 0..1; `kl` is the mean KL(teacher || network) at T = 1 in nats."""
+
+    accuracy: float
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where a stretch of training stands; `loss` is the mean since the last reading."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The end of a stretch: what the network does on the validation set, and how to go on from here."""
+
+    step: int
+    quality: Quality
+    seconds: float
+    checkpoint: bytes
+
+
+def outputs(model: nn.Module, images: Images, normalise: Normalise) -> NDArray[np.float32]:
+    """Logits `[n, classes]` in evaluation mode for images `[n, channels, size, size]`."""
+    model.eval()
+    with torch.inference_mode():
+        rows = [
+            model(normalise(images[start : start + _EVALUATION_BATCH])).float().cpu().numpy()
+            for start in range(0, len(images), _EVALUATION_BATCH)
+        ]
+    logits: NDArray[np.float32] = np.concatenate(rows)
+    return logits
+
+
+def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of rows of `logits` `[n, classes]` whose largest entry is at `labels` `[n]`."""
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def quality(model: nn.Module, data: Cached) -> Quality:
+    """
+    Raises:
+        NonFinite: the network answers with NaN or infinite logits.
+    """
+    logits = outputs(model, data.images, data.normalise)
+    if not np.isfinite(logits).all():
+        raise NonFinite("the network's outputs are not finite on the validation set")
+    answer = F.log_softmax(torch.from_numpy(logits), dim=1)
+    target = F.log_softmax(torch.from_numpy(np.array(data.logits)), dim=1)
+    kl = F.kl_div(answer, target, reduction="batchmean", log_target=True)
+    return Quality(accuracy(logits, data.labels), max(float(kl), 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """Scores candidates of one teacher: slices, distils for a stretch, recalibrates, looks at the validation set."""
+
+    survey: Survey
+    distiller: Distiller
+    train: Cached
+    validation: Cached
+    calibration_batches: int
+    report_every: int = 20
+
+    def score(
+        self, choices: Mapping[str, int], schedule: Schedule, stretch: Stretch, checkpoint: bytes | None
+    ) -> Iterator[Reading | Scored]:
+        """
+        Trains the candidate over `stretch`, going on from `checkpoint` (None: from the teacher's sliced weights).
+
+        Yields a `Reading` now and then and one `Scored` at the end; closing the generator stops the training.
+
+        Raises:
+            TrialError: this candidate cannot be trained.
+        """
+        began = time.monotonic()
+        pupil = Pupil(self.graft(choices), step=stretch.start)
+        if checkpoint is not None:
+            pupil.restore(checkpoint)
+        losses = []
+        for step, loss in train(pupil, self.train, self.distiller, schedule, stretch):
+            losses.append(loss)
+            if step % self.report_every == 0 and step < stretch.stop:
+                yield Reading(step, float(np.mean(losses)))
+                losses.clear()
+        recalibrate(pupil.model, self.train, batches=self.calibration_batches, batch_size=_EVALUATION_BATCH)
+        found = quality(pupil.model, self.validation)
+        yield Scored(stretch.stop, found, time.monotonic() - began, pupil.checkpoint())
+
+    def graft(self, choices: Mapping[str, int]) -> nn.Module:
+        """The candidate's network with weights sliced from the teacher, on the device of the data."""
+        student = self.survey.graft(self.survey.space.candidate(choices))
+        device = self.train.normalise.device
+        return student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

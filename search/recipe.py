@@ -1,0 +1,152 @@
+"""
+From a spec to everything it names: plugins loaded, options checked, the budget proved reachable.
+
+`prepare` is cheap; `Recipe.plan` builds and traces the untrained teacher, which takes seconds, and is what lets a job
+be refused before any machine is woken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from search.budget import Budget
+from search.catalog import Catalog
+from search.errors import InvalidSpec, UserError
+from search.files import Files
+from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
+from search.projection import Projector
+from search.rungs import Rungs
+from search.spec import JobSpec, Pick
+from search.strategies.wrappers import Distinct, Projected
+from search.surgery.survey import Survey, survey
+from search.teachers.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A spec with all its plugins made. Nothing is trained or downloaded by having one."""
+
+    spec: JobSpec
+    files: Files
+    dataset: Dataset
+    teacher: Teacher
+    distiller: Distiller
+    strategy: Strategy
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """Raises `DataError` when the dataset cannot be read."""
+        return self.dataset.info()
+
+    @property
+    def rungs(self) -> Rungs:
+        return Rungs(self.spec.search.rungs, self.spec.search.reduction)
+
+    @cached_property
+    def teacher_key(self) -> str:
+        """Names the teacher's weights by all that decides them, so that later jobs can share them."""
+        teacher = self.spec.teacher
+        decides: dict[str, Any] = {"name": teacher.name, "options": teacher.options, "dataset": self.info.key}
+        if teacher.weights is not None:
+            location = self.files.resolve(teacher.weights, pointer="/teacher/weights")
+            with location.open("rb") as file:
+                decides["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            training = teacher.training.model_dump(mode="json")
+            decides |= {"epochs": teacher.epochs, "training": training, "seed": self.spec.search.seed}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
+
+    def build_teacher(self) -> nn.Module:
+        """The teacher's architecture, with the weights of the spec's file or, without one, untrained."""
+        model = self.teacher.build(self.info.shape, len(self.info.classes), seed=self.spec.search.seed)
+        if self.spec.teacher.weights is not None:
+            load_weights(model, self.files.resolve(self.spec.teacher.weights, pointer="/teacher/weights"))
+        return model
+
+    def survey(self, teacher: nn.Module) -> Survey:
+        """Raises `Unsupported` when the network cannot be traced."""
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(2, *self.info.shape, generator=generator)
+        return survey(teacher, example, self.spec.space)
+
+    def budget(self, found: Survey) -> Budget:
+        """
+        The limits worked out against the teacher.
+
+        Raises:
+            BudgetImpossible: even the smallest student is over a limit.
+        """
+        bounds = found.bounds()
+        teacher = {metric: full for metric, (_, full) in bounds.items()}
+        budget = Budget.of(self.spec.budget, teacher)
+        budget.check({metric: least for metric, (least, _) in bounds.items()}, teacher)
+        return budget
+
+    def open_strategy(self, found: Survey, budget: Budget) -> Strategy:
+        """The strategy with its proposals kept distinct and within the budget."""
+        strategy = Distinct(Projected(self.strategy, Projector(found, budget)))
+        strategy.open(found.space, self.spec.search.seed)
+        return strategy
+
+    def plan(self) -> dict[str, Any]:
+        """
+        What the job would do, as JSON: the teacher's cost, the space, the limits and the smallest student.
+
+        Raises:
+            UserError: whatever makes the job impossible, with a pointer and a remedy.
+        """
+        found = self.survey(self.build_teacher())
+        budget = self.budget(found)
+        bounds = found.bounds()
+        return {
+            "teacher": {"name": self.spec.teacher.name, "cost": {m: full for m, (_, full) in bounds.items()}},
+            "dataset": {"name": self.spec.dataset.name, "classes": len(self.info.classes), "shape": self.info.shape},
+            "space": {"key": found.space.key, "sites": len(found.space.sites), "size": float(found.space.size)},
+            "smallest": {metric: least for metric, (least, _) in bounds.items()},
+            "limits": dict(budget.limits),
+            "trials": self.spec.search.trials,
+            "rungs": list(self.spec.search.rungs),
+            "finalists": self.spec.finalists.count,
+        }
+
+
+def prepare(spec: JobSpec, files: Files, catalog: Catalog | None = None) -> Recipe:
+    """
+    Loads every plugin the spec names and checks its options; all mistakes are gathered before any is raised.
+
+    Raises:
+        InvalidSpec: unknown names, or options that a plugin does not take.
+    """
+    catalog = catalog or Catalog()
+    mistakes: list[UserError] = []
+
+    def make(kind: str, pick: Pick, pointer: str, **context: Any) -> Any:
+        try:
+            return catalog.make(kind, pick, **context)
+        except UserError as error:
+            mistakes.append(error.under(pointer))
+            return None
+
+    recipe = Recipe(
+        spec=spec,
+        files=files,
+        dataset=make("datasets", spec.dataset, "/dataset", files=files),
+        teacher=make("teachers", spec.teacher, "/teacher"),
+        distiller=make("distillers", spec.distill, "/distill"),
+        strategy=make("strategies", spec.search.strategy, "/search/strategy"),
+    )
+    for metric in spec.budget:
+        try:
+            catalog.load("costs", metric)
+        except UserError as error:
+            mistakes.append(InvalidSpec([replace(found, pointer=f"/budget/{metric}") for found in error.errors]))
+    if mistakes:
+        raise InvalidSpec([found for mistake in mistakes for found in mistake.errors])
+    return recipe

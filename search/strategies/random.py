@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+
+from search.plugins import Proposal
+from search.space import Space
+from search.spec import Part
+from search.trial import Trial
+
+
+class Random:
+    """Every choice drawn evenly; the control that a cleverer strategy has to beat."""
+
+    class Options(Part):
+        pass
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def open(self, space: Space, seed: int) -> None:
+        self._space, self._seed, self._told = space, seed, set[str]()
+        self._rng: np.random.Generator | None = None
+
+    def ask(self) -> Proposal | None:
+        if self._rng is None:
+            # A replay must not draw again what is already on record.
+            self._rng = np.random.default_rng([self._seed, len(self._told)])
+        candidate = self._space.sample(self._rng)
+        return Proposal(candidate, candidate)
+
+    def tell(self, trial: Trial) -> None:
+        self._told.add(trial.key)
