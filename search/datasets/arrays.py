@@ -1,0 +1,127 @@
+"""
+Decoded splits, kept on disk.
+
+Building a dataset costs seconds to minutes, and every process of a node needs it: the first one builds and publishes,
+the others wait and read. A file is published whole or not at all, checked when read, and built again when damaged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from search.errors import DataError
+from search.plugins import Split, SplitName
+
+logger = logging.getLogger("stillhouse.datasets")
+
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+MOST_BYTES = 8 * 2**30
+"""Largest decoded dataset, in bytes: every node holds it in memory."""
+
+
+def kept_split(cache: Path, key: str, name: SplitName, build: Callable[[], Mapping[SplitName, Split]]) -> Split:
+    """
+    One split of the dataset whose content is named by `key`, from `cache` or else from `build`.
+
+    `build` is called at most once at a time over all processes of the machine; what it raises goes through.
+    """
+    path = cache / "datasets" / f"{key}.safetensors"
+    found = _read(path, name)
+    if found is None:
+        with exclusive(path.with_suffix(".lock")):
+            found = _read(path, name)  # another process may have built it meanwhile
+            if found is None:
+                splits = build()
+                publish(path, _packed(splits))
+                found = splits[name]
+    return _frozen(found)
+
+
+def check_memory(images: int, channels: int, size: int) -> None:
+    """
+    Raises:
+        DataError: that many images, decoded, would not fit into the bound.
+    """
+    needed = images * channels * size * size
+    if needed > MOST_BYTES:
+        fitting = int((MOST_BYTES / (images * channels)) ** 0.5)
+        raise DataError(
+            f"{images:,} images of {channels}x{size}x{size} need {needed / 2**30:.1f} GiB decoded, more than the "
+            f"{MOST_BYTES / 2**30:.0f} GiB allowed; write `size: {fitting}` or less, or use fewer images",
+            pointer="/dataset/options/size",
+        )
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, however many processes write it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """
+    Holds a lock that other processes and threads wait for; it goes when its holder dies.
+
+    Where the file system has no locks nobody waits: work is then done twice, which `publish` makes harmless.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _packed(splits: Mapping[SplitName, Split]) -> bytes:
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name, split in splits.items():
+        arrays[f"{name}.images"] = np.ascontiguousarray(split.images)
+        arrays[f"{name}.labels"] = np.ascontiguousarray(split.labels)
+    return save(arrays, metadata={"crc32": json.dumps({name: _crc32(array) for name, array in arrays.items()})})
+
+
+def _read(path: Path, name: SplitName) -> Split | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            sums = json.loads(file.metadata()["crc32"])
+            images, labels = (file.get_tensor(f"{name}.{part}") for part in ("images", "labels"))
+        if _crc32(images) == sums[f"{name}.images"] and _crc32(labels) == sums[f"{name}.labels"]:
+            return Split(images, labels)
+        reason = "its checksum is wrong"
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error)
+    logger.warning("the cached dataset %s is damaged (%s); it is built again", path, reason)
+    return None
+
+
+def _crc32(array: NDArray[np.generic]) -> int:
+    return zlib.crc32(array.data) if array.size else 0
+
+
+def _frozen(split: Split) -> Split:
+    split.images.setflags(write=False)
+    split.labels.setflags(write=False)
+    return split
