@@ -91,10 +91,17 @@ class Evaluator:
     report_every: int = 20
 
     def score(
-        self, choices: Mapping[str, int], schedule: Schedule, stretch: Stretch, checkpoint: bytes | None
+        self,
+        choices: Mapping[str, int],
+        schedule: Schedule,
+        stretch: Stretch,
+        checkpoint: bytes | None,
+        *,
+        fresh: bool = False,
     ) -> Iterator[Reading | Scored]:
         """
-        Trains the candidate over `stretch`, going on from `checkpoint` (None: from the teacher's sliced weights).
+        Trains the candidate over `stretch`, going on from `checkpoint` (None: from the teacher's sliced weights). When
+        `fresh`, only the weights of the checkpoint are taken: its momentum and step belong to another training.
 
         Yields a `Reading` now and then and one `Scored` at the end; closing the generator stops the training.
 
@@ -105,6 +112,8 @@ class Evaluator:
         pupil = Pupil(self.graft(choices), step=stretch.start)
         if checkpoint is not None:
             pupil.restore(checkpoint)
+        if fresh:
+            pupil.begin_again()
         losses = []
         for step, loss in train(pupil, self.train, self.distiller, schedule, stretch):
             losses.append(loss)

@@ -39,11 +39,12 @@ class Recipe:
     teacher: Teacher
     distiller: Distiller
     strategy: Strategy
+    known: DatasetInfo | None = None
 
     @cached_property
     def info(self) -> DatasetInfo:
         """Raises `DataError` when the dataset cannot be read."""
-        return self.dataset.info()
+        return self.known or self.dataset.info()
 
     @property
     def rungs(self) -> Rungs:
@@ -117,9 +118,11 @@ class Recipe:
         }
 
 
-def prepare(spec: JobSpec, files: Files, catalog: Catalog | None = None) -> Recipe:
+def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info: DatasetInfo | None = None) -> Recipe:
     """
     Loads every plugin the spec names and checks its options; all mistakes are gathered before any is raised.
+
+    Who has the dataset's `info` already gives it, and the dataset is not looked at again.
 
     Raises:
         InvalidSpec: unknown names, or options that a plugin does not take.
@@ -141,6 +144,7 @@ def prepare(spec: JobSpec, files: Files, catalog: Catalog | None = None) -> Reci
         teacher=make("teachers", spec.teacher, "/teacher"),
         distiller=make("distillers", spec.distill, "/distill"),
         strategy=make("strategies", spec.search.strategy, "/search/strategy"),
+        known=info,
     )
     for metric in spec.budget:
         try:

@@ -68,6 +68,10 @@ class Pupil:
             if name.startswith("momentum.")
         }
 
+    def begin_again(self) -> None:
+        """Keeps the weights and forgets the training that led to them."""
+        self.step, self.momentum = 0, {}
+
 
 def train(
     pupil: Pupil, source: Source, distiller: Distiller, schedule: Schedule, stretch: Stretch

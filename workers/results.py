@@ -21,6 +21,8 @@ class TeacherResult(Result):
     key: str
     source: Literal["trained", "kept", "weights"]
     """Trained by this job, found among those kept from earlier jobs, or loaded from the file in the spec."""
+    weights: str
+    """Key of the artifact that holds its state dict."""
     accuracy: float
     validation_accuracy: float
 

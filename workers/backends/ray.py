@@ -1,0 +1,200 @@
+"""
+The backend on Ray: one Tune trial is one assignment, placed by Tune on a reused actor.
+
+Tune places work and notices dead workers, and nothing else: there is no Tune scheduler, checkpoint or restore here.
+Promotion, retries and resume are the session's. A reused actor imports torch and builds the teacher once; arrays come
+from the node's object store without a copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported: no tables on stdout, no CSV or TensorBoard files, no usage reports, no chdir.
+os.environ.update(
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_CHDIR_TO_TRIAL_DIR="0",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    RAY_USAGE_STATS_ENABLED="0",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
+)
+
+import ray
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+
+from workers.assignment import Assignment, Lost, Progress, heard
+from workers.backends.base import Item, Session, Wait
+from workers.scoring import Scorer, Workload
+
+_OBJECT_STORE_BYTES = 2 * 2**30
+
+
+class RayBackend:
+    """
+    Works on the cluster at `address`; "local" starts one in this process's care, with `cpus` CPUs.
+
+    `package_paths` are put on the import path of local workers.
+    """
+
+    def __init__(self, address: str = "local", *, cpus: int | None = None) -> None:
+        for name in ("ray", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        # Short, because the paths of Ray's sockets below it must stay under 107 bytes.
+        self._folder: Path | None = Path(tempfile.mkdtemp(prefix="sth-"))
+        self._local = address == "local"
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if self._local:
+            options |= {
+                "num_cpus": cpus or max(os.cpu_count() or 1, 1),
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "_temp_dir": str(self._folder),
+            }
+        ray.init(address=address, **options)
+
+    def run(self, session: Session, workload: Workload) -> None:
+        resources = workload_resources(workload)
+        reference = ray.put(dict(workload.arrays))
+        trainable = tune.with_parameters(_RayTrial, arrays=reference, workload=replace(workload, arrays={}))
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(search_alg=_Bridge(session), num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="stillhouse",
+                storage_path=str(self._folder),
+                verbose=0,
+                stop=_Stop(session),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        tuner.fit()
+
+    def map(
+        self, function: Callable[[Item], Iterator[Any]], items: Iterable[Item], *, cpus: int, gpus: float
+    ) -> Iterator[tuple[int, Any]]:
+        remote = _stream.options(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)
+        streams = {remote.remote(function, item, cpus): index for index, item in enumerate(items)}
+        while streams:
+            ready, _ = ray.wait(list(streams), num_returns=1)
+            for stream in ready:
+                try:
+                    value = ray.get(next(stream))
+                except StopIteration:
+                    del streams[stream]
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                else:
+                    yield streams[stream], value
+
+    def close(self) -> None:
+        if self._folder is not None:
+            ray.shutdown()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def workload_resources(workload: Workload) -> dict[str, float]:
+    wanted = workload.spec.get("resources", {})
+    return {"cpu": wanted.get("cpus_per_trial", 1), "gpu": wanted.get("gpus_per_trial", 0)}
+
+
+@ray.remote
+def _stream(function: Callable[[Item], Iterator[Any]], item: Item, threads: int) -> Iterator[Any]:
+    torch.set_num_threads(threads)
+    yield from function(item)
+
+
+class _RayTrial(tune.Trainable):
+    """An actor that carries out one assignment after another."""
+
+    def setup(self, config: dict[str, Any], arrays: Any = None, workload: Workload | None = None) -> None:
+        assert workload is not None  # noqa: S101 - given by with_parameters
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._scorer = Scorer(replace(workload, arrays=arrays), device=device)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._heard = self._scorer.perform(Assignment.model_validate_json(new_config["assignment"]))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        word = next(self._heard)
+        return {"heard": word.model_dump_json(), "done": not isinstance(word, Progress)}
+
+    def cleanup(self) -> None:
+        self._heard.close()
+
+
+class _Bridge(Searcher):  # type: ignore[misc]
+    """Asks the session for assignments in Tune's name, and tells it what Tune saw."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session: Session = session
+        self._live: dict[str, Assignment] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
+        if self._session.stopping():
+            return Searcher.FINISHED
+        if len(self._live) >= self._session.slots:
+            return None
+        assignment = self._session.next()
+        if assignment is None:
+            # Told "finished" with trials under way, Tune would not ask again when one of them is lost.
+            return None if self._live else Searcher.FINISHED
+        if isinstance(assignment, Wait):
+            return None
+        self._live[trial_id] = assignment
+        return {"assignment": assignment.model_dump_json()}
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        word = heard.validate_json(result["heard"])
+        if isinstance(word, Progress):
+            self._session.progress(self._live[trial_id], word)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        assignment = self._live.pop(trial_id, None)
+        if assignment is None or self._session.stopping():
+            return
+        word = heard.validate_json(result["heard"]) if result and not error else None
+        if word is None or isinstance(word, Progress):
+            word = Lost(message="the worker died")
+        self._session.ended(assignment, word)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing of ours is kept by Tune: the ledger is the only record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into the folder of the run; a session holds a database."""
+        return {}
+
+
+class _Stop(tune.Stopper):  # type: ignore[misc]
+    """Ends everything under way once the session is stopping."""
+
+    def __init__(self, session: Session) -> None:
+        self._session: Session | None = session
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._session is not None and self._session.stopping()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_session": None}

@@ -1,0 +1,105 @@
+"""
+Claims jobs and keeps one driver process for each.
+
+Any number of dispatchers may work on one ledger: a lease decides who has a job. A driver is a process of its own
+session that renews its own lease, so it survives the dispatcher that started it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from search.errors import LedgerError, StillhouseError
+from workers.ports import Claim, JobState, Ledger
+
+logger = logging.getLogger("stillhouse.dispatcher")
+
+Launch = Callable[[Claim], "subprocess.Popen[bytes]"]
+
+
+@dataclass
+class _Running:
+    claim: Claim
+    process: subprocess.Popen[bytes]
+    cancel_seen: float | None = field(default=None)
+
+
+class Dispatcher:
+    """
+    Keeps up to `slots` drivers going.
+
+    A driver that ends without closing its job gives the job back at once, and the next claim goes on from the record.
+    A driver that does not heed a cancellation within `grace_seconds` is killed with all its children.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        launch: Launch,
+        *,
+        owner: str,
+        slots: int,
+        lease_seconds: float,
+        grace_seconds: float = 20.0,
+        poll_seconds: float = 0.5,
+    ) -> None:
+        self._ledger, self._launch, self._owner = ledger, launch, owner
+        self._slots, self._lease, self._grace, self._poll = slots, lease_seconds, grace_seconds, poll_seconds
+        self._running: list[_Running] = []
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Drivers go on after that: they hold their own leases."""
+        while not stop.is_set():
+            try:
+                self.tend()
+            except StillhouseError as error:
+                logger.warning("the record cannot be reached, trying again: %s", error)
+            stop.wait(self._poll)
+
+    def tend(self) -> None:
+        """One round: buries dead drivers, insists on cancellations, claims while there is room."""
+        for running in list(self._running):
+            if running.process.poll() is not None:
+                self._bury(running)
+            else:
+                self._insist(running)
+        while len(self._running) < self._slots:
+            claim = self._ledger.claim(self._owner, self._lease)
+            if claim is None:
+                return
+            self._running.append(_Running(claim, self._launch(claim)))
+
+    def _bury(self, running: _Running) -> None:
+        self._running.remove(running)
+        code = running.process.returncode
+        _kill_group(running.process.pid)
+        if code != 0:
+            logger.warning("the driver of %s ended with code %s", running.claim.job_id, code)
+        with suppress(LedgerError):  # the driver closed the job, or someone else has claimed it
+            if running.cancel_seen is not None:
+                self._ledger.close(running.claim, JobState.CANCELLED, "cancelled by the user")
+            else:
+                self._ledger.release(running.claim)
+
+    def _insist(self, running: _Running) -> None:
+        if not self._ledger.job(running.claim.job_id).cancel_requested:
+            return
+        now = time.monotonic()
+        running.cancel_seen = running.cancel_seen or now
+        if now - running.cancel_seen > self._grace:
+            logger.warning("the driver of %s did not heed the cancellation; killing it", running.claim.job_id)
+            _kill_group(running.process.pid)
+
+
+def _kill_group(pid: int) -> None:
+    """Kills what is left of a driver's process group: a local Ray cluster outlives the driver that began it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

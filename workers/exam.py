@@ -1,0 +1,44 @@
+"""The one look at the test set: the chosen student against its teacher, where the compute is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.batches import Cached, Normalise
+from search.evaluate import Quality, outputs, quality
+from search.files import Files
+from search.plugins import DatasetInfo
+from search.recipe import prepare
+from search.spec import read_spec
+from search.teachers.weights import load_weights
+from search.training import Pupil
+from workers.ports import Artifacts
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Names the student by its choices and its last checkpoint; picklable."""
+
+    spec: Mapping[str, Any]
+    info: DatasetInfo
+    files: Files
+    artifacts: Artifacts
+    teacher: str
+    choices: Mapping[str, int]
+    checkpoint: str
+    device: str
+
+
+def examine(exam: Exam) -> Iterator[Quality]:
+    """Yields the student's accuracy on the test set and its KL to the teacher there."""
+    recipe = prepare(read_spec(exam.spec), exam.files, info=exam.info)
+    teacher = recipe.teacher.build(exam.info.shape, len(exam.info.classes))
+    load_weights(teacher, exam.artifacts.get(exam.teacher))
+    found = recipe.survey(teacher)
+    pupil = Pupil(found.graft(found.space.candidate(exam.choices)).to(exam.device))
+    pupil.restore(exam.artifacts.get(exam.checkpoint))
+    test, normalise = recipe.dataset.split("test"), Normalise(exam.info, exam.device)
+    logits = outputs(teacher.to(exam.device), test.images, normalise)
+    yield quality(pupil.model, Cached(test.images, test.labels, logits, normalise))

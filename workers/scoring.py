@@ -1,0 +1,103 @@
+"""The worker's side of a trial: from an assignment to a score."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.batches import Cached, Normalise
+from search.errors import TrialError
+from search.evaluate import Evaluator, Reading, Scored
+from search.files import Files
+from search.plugins import DatasetInfo
+from search.recipe import prepare
+from search.spec import Schedule, read_spec
+from search.teachers.weights import load_weights
+from search.training import Stretch
+from workers.assignment import Assignment, Done, Failed, Outcome, Progress
+from workers.ports import Artifacts
+
+logger = logging.getLogger("stillhouse.scoring")
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    What every worker of a job needs, once.
+
+    `arrays` are shared by all workers of a node and never copied per trial: `train_images` `[views * n, ...]`,
+    `train_labels`, `train_logits`, and the same three for `validation`. The test set is not among them.
+    """
+
+    spec: Mapping[str, Any]
+    info: DatasetInfo
+    files: Files
+    artifacts: Artifacts
+    teacher: str
+    """Key of the artifact with the teacher's weights."""
+    arrays: Arrays
+
+    def device(self) -> str:
+        return "cuda" if read_spec(self.spec).resources.gpus_per_trial else "cpu"
+
+
+class Scorer:
+    """Builds and surveys the teacher once, then carries out any number of assignments."""
+
+    def __init__(self, workload: Workload, *, device: str = "cpu") -> None:
+        self._spec = read_spec(workload.spec)
+        self._artifacts = workload.artifacts
+        recipe = prepare(self._spec, workload.files, info=workload.info)
+        teacher = recipe.teacher.build(workload.info.shape, len(workload.info.classes), seed=self._spec.search.seed)
+        load_weights(teacher, workload.artifacts.get(workload.teacher))
+        normalise = Normalise(workload.info, device)
+        self._evaluator = Evaluator(
+            recipe.survey(teacher),
+            recipe.distiller,
+            _cached(workload.arrays, "train", normalise, self._spec.search.seed),
+            _cached(workload.arrays, "validation", normalise, self._spec.search.seed),
+            self._spec.search.calibration_batches,
+        )
+
+    def perform(self, assignment: Assignment) -> Generator[Progress | Outcome, None, None]:
+        """
+        Yields `Progress` now and then, then one outcome. Never raises for a candidate's own fault.
+
+        The checkpoint is stored before `Done` is said.
+        """
+        checkpoint = self._artifacts.get(assignment.read) if assignment.read else None
+        stretch = Stretch(assignment.start, assignment.stop, assignment.cosine)
+        try:
+            for word in self._evaluator.score(
+                assignment.choices, self._schedule(assignment), stretch, checkpoint, fresh=assignment.fresh
+            ):
+                if isinstance(word, Reading):
+                    yield Progress(step=word.step, loss=word.loss)
+                else:
+                    self._artifacts.put(assignment.write, word.checkpoint)
+                    yield _done(word)
+        except TrialError as error:
+            yield Failed(code=error.code, message=error.message)
+        except Exception as error:
+            logger.exception("trial %s failed in a way nobody foresaw", assignment.trial)
+            yield Failed(code="INTERNAL", message=f"{type(error).__name__}: {error}")
+
+    def _schedule(self, assignment: Assignment) -> Schedule:
+        part = self._spec.search if assignment.schedule == "search" else self._spec.finalists
+        return part.training
+
+
+def _done(scored: Scored) -> Done:
+    return Done(step=scored.step, seconds=scored.seconds, **asdict(scored.quality))
+
+
+def _cached(arrays: Arrays, split: str, normalise: Normalise, seed: int) -> Cached:
+    images, labels, logits = (np.asarray(arrays[f"{split}_{part}"]) for part in ("images", "labels", "logits"))
+    return Cached(images, labels, logits, normalise, seed)

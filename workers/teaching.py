@@ -1,0 +1,155 @@
+"""
+The teacher phase, done where the compute is: find or train the teacher, look how good it is, cache its outputs.
+
+Teachers are kept by a key of all that decides their weights, and their weights by the hash of the bytes, so a second
+job on the same teacher starts with the search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from torch import nn
+
+from search.batches import Augmented, Normalise, views
+from search.distillers.supervised import Supervised
+from search.errors import NonFinite, UserError
+from search.evaluate import accuracy, outputs
+from search.files import Files
+from search.plugins import Split
+from search.recipe import Recipe, prepare
+from search.spec import read_spec
+from search.teachers.weights import load_weights, save_weights
+from search.training import Pupil, Stretch, train
+from workers.ports import Artifacts
+from workers.results import TeacherResult
+from workers.scoring import Arrays
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher phase needs to be told; picklable."""
+
+    spec: Mapping[str, Any]
+    files: Files
+    artifacts: Artifacts
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Progress of the teacher's training; `accuracy` is on validation, 0..1."""
+
+    done: int
+    total: int
+    loss: float
+    accuracy: float
+
+
+def teach(lesson: Lesson) -> Iterator[Epoch | TeacherResult]:
+    """
+    Yields an `Epoch` after every epoch of training, if the teacher has to be trained, and a `TeacherResult` at the end.
+
+    Raises:
+        UserError: the dataset or the weights file cannot be used, or the training diverges.
+    """
+    spec = read_spec(lesson.spec)
+    recipe = prepare(spec, lesson.files)
+    kept = f"teachers/{recipe.teacher_key}/teacher.json"
+    if lesson.artifacts.has(kept):
+        found = TeacherResult.model_validate_json(lesson.artifacts.get(kept))
+        _cache_outputs(lesson, recipe, found)
+        yield found.model_copy(update={"source": "kept"})
+        return
+    model = recipe.build_teacher().to(lesson.device)
+    if spec.teacher.weights is None:
+        yield from _train(model, recipe, lesson.device)
+    normalise = Normalise(recipe.info, lesson.device)
+    reached = {
+        name: accuracy(outputs(model, split.images, normalise), split.labels)
+        for name, split in (("test", recipe.dataset.split("test")), ("validation", recipe.dataset.split("validation")))
+    }
+    weights = save_weights(model)
+    key = f"teachers/{recipe.teacher_key}/{hashlib.sha256(weights).hexdigest()[:24]}.safetensors"
+    lesson.artifacts.put(key, weights)
+    result = TeacherResult(
+        name=spec.teacher.name,
+        key=recipe.teacher_key,
+        source="weights" if spec.teacher.weights else "trained",
+        weights=key,
+        accuracy=reached["test"],
+        validation_accuracy=reached["validation"],
+    )
+    lesson.artifacts.put(kept, result.model_dump_json().encode())
+    _cache_outputs(lesson, recipe, result)
+    yield result
+
+
+def _train(model: nn.Module, recipe: Recipe, device: str) -> Iterator[Epoch]:
+    spec, normalise = recipe.spec, Normalise(recipe.info, device)
+    split, validation = recipe.dataset.split("train"), recipe.dataset.split("validation")
+    source = Augmented(split, normalise, spec.search.seed)
+    schedule = spec.teacher.training
+    per_epoch = max(len(split) // min(schedule.batch_size, len(split)), 1)
+    total = per_epoch * spec.teacher.epochs
+    pupil, losses = Pupil(model), list[float]()
+    try:
+        for step, loss in train(
+            pupil, source, Supervised(Supervised.Options()), schedule, Stretch(0, total, (0, total))
+        ):
+            losses.append(loss)
+            if step % per_epoch == 0:
+                reached = accuracy(outputs(model, validation.images, normalise), validation.labels)
+                yield Epoch(step // per_epoch, spec.teacher.epochs, float(np.mean(losses)), reached)
+                losses.clear()
+                model.train()
+    except NonFinite as error:
+        raise UserError(f"the teacher's training diverged: {error}", pointer="/teacher/training") from None
+
+
+def training_arrays(recipe: Recipe, result: TeacherResult, artifacts: Artifacts) -> Arrays:
+    """The arrays of a `Workload`: the views and the validation set, each with the teacher's logits."""
+    logits = load_arrays(artifacts.get(_outputs_key(recipe, result)))
+    train_set, validation = _viewed(recipe), recipe.dataset.split("validation")
+    return {
+        "train_images": train_set.images,
+        "train_labels": train_set.labels,
+        "train_logits": logits["train"],
+        "validation_images": validation.images,
+        "validation_labels": validation.labels,
+        "validation_logits": logits["validation"],
+    }
+
+
+def _cache_outputs(lesson: Lesson, recipe: Recipe, result: TeacherResult) -> None:
+    key = _outputs_key(recipe, result)
+    if lesson.artifacts.has(key):
+        return
+    model = recipe.teacher.build(recipe.info.shape, len(recipe.info.classes))
+    load_weights(model, lesson.artifacts.get(result.weights))
+    model.to(lesson.device)
+    normalise = Normalise(recipe.info, lesson.device)
+    arrays: dict[str, NDArray[np.float32]] = {
+        "train": outputs(model, _viewed(recipe).images, normalise),
+        "validation": outputs(model, recipe.dataset.split("validation").images, normalise),
+    }
+    lesson.artifacts.put(key, save_arrays(arrays))
+
+
+def _viewed(recipe: Recipe) -> Split:
+    search = recipe.spec.search
+    return views(recipe.dataset.split("train"), recipe.info, search.views, search.seed)
+
+
+def _outputs_key(recipe: Recipe, result: TeacherResult) -> str:
+    decides = [result.weights, recipe.info.key, recipe.spec.search.views, recipe.spec.search.seed]
+    digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
+    return f"teachers/{result.key}/outputs-{digest}.safetensors"
