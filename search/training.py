@@ -111,7 +111,7 @@ def _step(model: nn.Module, batch: Batch, distiller: Distiller, optimiser: torch
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
-    return float(loss)
+    return loss.detach().item()
 
 
 def _optimiser(named: list[tuple[str, nn.Parameter]], momentum: Momentum, schedule: Schedule) -> torch.optim.SGD:

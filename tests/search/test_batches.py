@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.batches import Augmented, Cached, Normalise, augment, views
+from search.plugins import DatasetInfo, Split
+
+INFO = DatasetInfo("key", ("a", "b"), 3, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), mirror=True, pad=2)
+
+
+def split(count: int = 20) -> Split:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(count, 3, 8, 8), dtype=np.uint8)
+    return Split(images, np.arange(count, dtype=np.int64))
+
+
+def cached(count: int = 20) -> Cached:
+    whole = split(count)
+    logits = np.stack([whole.labels, -whole.labels], axis=1).astype(np.float32)
+    return Cached(whole.images, whole.labels, logits, Normalise(INFO), seed=7)
+
+
+def test_normalise_maps_pixels_to_the_scale_of_mean_and_std() -> None:
+    images = np.zeros((1, 3, 8, 8), dtype=np.uint8)
+    images[0, 1] = 255
+    normal = Normalise(INFO)(images)
+    assert normal[0, 0].eq(-2).all()
+    assert normal[0, 1].eq(2).all()
+
+
+@given(st.integers(0, 50), st.integers(1, 20))
+def test_a_batch_is_a_function_of_its_step(step: int, size: int) -> None:
+    first, second = cached().batch(step, size), cached().batch(step, size)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    seen = torch.cat([cached().batch(step, 5).labels for step in range(4)])
+    assert sorted(seen.tolist()) == list(range(20))
+    again = torch.cat([cached().batch(step, 5).labels for step in range(4, 8)])
+    assert sorted(again.tolist()) == list(range(20))
+    assert seen.tolist() != again.tolist()
+
+
+def test_logits_and_labels_stay_with_their_images() -> None:
+    batch = cached().batch(3, 6)
+    assert batch.teacher_logits is not None
+    assert torch.equal(batch.teacher_logits[:, 0], batch.labels.float())
+    assert torch.equal(batch.images, Normalise(INFO)(split().images[batch.labels.numpy()]))
+
+
+def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
+    assert sorted(cached(3).batch(11, 64).labels.tolist()) == [0, 1, 2]
+
+
+def test_augmentation_moves_pixels_and_keeps_the_input() -> None:
+    images = split().images
+    before = images.copy()
+    changed = augment(images, INFO, np.random.default_rng(0))
+    assert changed.shape == images.shape
+    assert (changed != images).any()
+    assert (images == before).all()
+
+
+def test_without_padding_or_mirroring_nothing_changes() -> None:
+    still = DatasetInfo("key", ("a",), 3, 8, (0.5,) * 3, (0.25,) * 3, mirror=False, pad=0)
+    images = split().images
+    assert (augment(images, still, np.random.default_rng(0)) == images).all()
+
+
+def test_a_crop_is_a_window_of_the_padded_image() -> None:
+    info = DatasetInfo("key", ("a",), 3, 8, (0.5,) * 3, (0.25,) * 3, mirror=False, pad=1)
+    images = split(1).images
+    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    windows = [padded[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
+    for seed in range(10):
+        crop = augment(images, info, np.random.default_rng(seed))
+        assert any((crop == window).all() for window in windows)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_views_begin_with_the_images_themselves(count: int) -> None:
+    whole = split()
+    seen = views(whole, INFO, count, seed=5)
+    assert len(seen) == count * len(whole)
+    assert (seen.images[: len(whole)] == whole.images).all()
+    assert seen.labels.reshape(count, -1).tolist() == [whole.labels.tolist()] * count
+    assert (views(whole, INFO, count, seed=5).images == seen.images).all()
+
+
+def test_a_teacher_sees_another_augmentation_in_every_epoch() -> None:
+    source = Augmented(split(4), Normalise(INFO), seed=1)
+    first, second = source.batch(0, 4), source.batch(1, 4)
+    assert not torch.equal(first.images[first.labels.argsort()], second.images[second.labels.argsort()])
