@@ -20,7 +20,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from search.errors import DataError
 from search.plugins import Split, SplitName
@@ -45,7 +45,7 @@ def kept_split(cache: Path, key: str, name: SplitName, build: Callable[[], Mappi
             found = _read(path, name)  # another process may have built it meanwhile
             if found is None:
                 splits = build()
-                publish(path, _packed(splits))
+                _write(path, splits)
                 found = splits[name]
     return _frozen(found)
 
@@ -65,14 +65,14 @@ def check_memory(images: int, channels: int, size: int) -> None:
         )
 
 
-def publish(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, however many processes write it at once."""
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Gives a draft to be written; it becomes `path` at the end, whole or not at all, however many processes write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield draft
+        with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
     finally:
@@ -84,7 +84,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     Holds a lock that other processes and threads wait for; it goes when its holder dies.
 
-    Where the file system has no locks nobody waits: work is then done twice, which `publish` makes harmless.
+    Where the file system has no locks nobody waits: work is then done twice, which `published` makes harmless.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
@@ -93,12 +93,14 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _packed(splits: Mapping[SplitName, Split]) -> bytes:
+def _write(path: Path, splits: Mapping[SplitName, Split]) -> None:
     arrays: dict[str, NDArray[np.generic]] = {}
     for name, split in splits.items():
         arrays[f"{name}.images"] = np.ascontiguousarray(split.images)
         arrays[f"{name}.labels"] = np.ascontiguousarray(split.labels)
-    return save(arrays, metadata={"crc32": json.dumps({name: _crc32(array) for name, array in arrays.items()})})
+    sums = json.dumps({name: _crc32(array) for name, array in arrays.items()})
+    with published(path) as draft:
+        save_file(arrays, draft, metadata={"crc32": sums})
 
 
 def _read(path: Path, name: SplitName) -> Split | None:

@@ -21,6 +21,12 @@ _LARGEST = 512
 """Largest image tried when the smallest workable one is looked for, in pixels a side."""
 
 
+@cache
+def builders() -> tuple[str, ...]:
+    """torchvision's classification networks by name; not the quantized, detection, segmentation and video ones."""
+    return tuple(models.list_models(module=models))
+
+
 class Torchvision:
     """
     Any classification network of torchvision, untrained, for any number of classes.
@@ -100,12 +106,6 @@ class Torchvision:
             else:
                 low = middle
         return high
-
-
-@cache
-def builders() -> tuple[str, ...]:
-    """torchvision's classification networks by name; not the quantized, detection, segmentation and video ones."""
-    return tuple(models.list_models(module=models))
 
 
 def _is_sized(name: str) -> bool:

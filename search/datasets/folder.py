@@ -1,0 +1,206 @@
+"""A folder of image files, one sub-folder a class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from search.datasets.arrays import SPLITS, check_memory, kept_split
+from search.datasets.partition import stratified
+from search.datasets.pictures import SUFFIXES, Channels, Tree, statistics
+from search.errors import DataError
+from search.files import Files
+from search.plugins import DatasetInfo, Split, SplitName
+from search.spec import Location, Part
+
+_FOLDERS: Mapping[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test",),
+}
+
+
+class ImageFolder:
+    """
+    Your own images: `path/train/CLASS/*.jpg` with `validation` and `test` beside `train`, or `path/CLASS/*.jpg` alone.
+
+    Splits that have no folder are taken from the training images, class by class. JPEG, PNG, BMP, WebP, PPM, TIFF and
+    GIF (first frame) are read; the largest central square of an image is resized. A corrupt file is an error that
+    names it, and so is one image in two splits or in two classes.
+    """
+
+    class Options(Part):
+        path: Location
+        """The folder."""
+        size: int = Field(224, ge=8, le=1024)
+        """Height and width to which images are resized, in pixels."""
+        channels: Channels = 3
+        """3 for colour, 1 for grey."""
+        validation: float = Field(0.15, gt=0, lt=1)
+        """Share of the training images taken for validation where there is no such folder."""
+        test: float = Field(0.15, gt=0, lt=1)
+        """Share of the training images taken for the test where there is no such folder."""
+        seed: int = Field(0, ge=0, lt=2**32)
+        """Another seed takes other images."""
+        mirror: bool = False
+        """Whether a mirrored image keeps its label: so for most photographs, not for writing or signs."""
+
+        @model_validator(mode="after")
+        def _leave_training(self) -> ImageFolder.Options:
+            if self.validation + self.test >= 1:
+                raise ValueError("`validation` and `test` together must be below 1: the rest is for training")
+            return self
+
+    def __init__(self, options: Options, files: Files) -> None:
+        self._options = options
+        self._files = files
+
+    def info(self) -> DatasetInfo:
+        options = self._options
+        mean, std = statistics(options.channels)
+        return DatasetInfo(
+            key=self._listing.key,
+            classes=self._listing.classes,
+            channels=options.channels,
+            size=options.size,
+            mean=mean,
+            std=std,
+            mirror=options.mirror,
+            pad=max(1, options.size // 8),
+        )
+
+    def split(self, name: SplitName) -> Split:
+        listing = self._listing
+        check_memory(sum(map(len, listing.examples.values())), self._options.channels, self._options.size)
+        return kept_split(self._files.cache, listing.key, name, self._build)
+
+    def _build(self) -> Mapping[SplitName, Split]:
+        listing = self._listing
+        splits: dict[SplitName, Split] = {}
+        for name, examples in listing.examples.items():
+            paths, digests = [e.path for e in examples], [e.digest for e in examples]
+            images = listing.tree.decode(paths, digests, self._options.size, self._options.channels)
+            splits[name] = Split(images, np.asarray([e.label for e in examples], np.int64))
+        return splits
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        options = self._options
+        root = self._files.resolve(options.path, pointer="/dataset/options/path")
+        if not root.is_dir():
+            raise DataError("not a folder", file=options.path, pointer="/dataset/options/path")
+        return _Listing.of(Tree(root, options.path), options, self._files.cache)
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    path: Path
+    label: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    tree: Tree
+    classes: tuple[str, ...]
+    examples: Mapping[SplitName, list[_Example]]
+    """In order of digest, so that equal contents make equal arrays, whatever the files are called."""
+    key: str
+
+    @classmethod
+    def of(cls, tree: Tree, options: ImageFolder.Options, cache: Path) -> _Listing:
+        roots = _split_folders(tree)
+        classes = tuple(folder.name for folder in tree.folders(roots["train"]))
+        if len(classes) < 2:
+            raise DataError(
+                "needs a folder for each of at least two classes, with the images in them",
+                file=tree.name(roots["train"]),
+            )
+        files = {name: _labelled(tree, folder, classes) for name, folder in roots.items()}
+        rows = [(name, path, label) for name, found in files.items() for path, label in found]
+        digests = tree.digests([path for _, path, _ in rows], cache)
+        _check_distinct(tree, rows, digests)
+
+        split: dict[SplitName, list[_Example]] = {name: [] for name in SPLITS}
+        for (name, path, label), digest in zip(rows, digests, strict=True):
+            split[name].append(_Example(path, label, digest))
+        shares: dict[SplitName, float] = {}
+        if "validation" not in roots:
+            shares["validation"] = options.validation
+        if "test" not in roots:
+            shares["test"] = options.test
+        if shares:
+            pool = split["train"]
+            chosen = stratified([e.digest for e in pool], [e.label for e in pool], shares, options.seed, classes)
+            split |= {name: [pool[index] for index in indices] for name, indices in chosen.items()}
+        for examples in split.values():
+            examples.sort(key=lambda example: (example.digest, example.label))
+
+        content = {
+            "recipe": 1,
+            "options": options.model_dump(include={"size", "channels", "mirror"}),
+            "classes": classes,
+            "splits": {name: [(e.digest, e.label) for e in split[name]] for name in SPLITS},
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return cls(tree, classes, split, f"image_folder-{digest[:32]}")
+
+
+def _split_folders(tree: Tree) -> dict[SplitName, Path]:
+    """The folder of each split there is; a tree of classes only is all training."""
+    folders = {folder.name: folder for folder in tree.folders(tree.root)}
+    train = folders.get("train")
+    if train is None or not tree.folders(train):  # a class may be called "train", as in cars, buses and trains
+        return {"train": tree.root}
+    found: dict[SplitName, Path] = {}
+    for split, names in _FOLDERS.items():
+        present = [folders.pop(name) for name in names if name in folders]
+        if len(present) > 1:
+            raise DataError(f"there are two folders for {split}; keep one", file=tree.name(present[1]))
+        if present:
+            found[split] = present[0]
+    if folders:
+        raise DataError(
+            "beside `train` only `validation` and `test` are expected; move or remove this folder",
+            file=tree.name(next(iter(folders.values()))),
+        )
+    return found
+
+
+def _labelled(tree: Tree, folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    for entry in tree.entries(folder):
+        if not entry.is_dir() and entry.name.lower().endswith(SUFFIXES):
+            raise DataError(
+                "this image is in no class; move it to the folder of its class", file=tree.name(Path(entry.path))
+            )
+    found: list[tuple[Path, int]] = []
+    for of_class in tree.folders(folder):
+        if of_class.name not in classes:
+            raise DataError("this class has no training images; add some or remove it", file=tree.name(of_class))
+        images = tree.images(of_class)
+        if not images:
+            raise DataError("there is no image in this folder; add some or remove it", file=tree.name(of_class))
+        label = classes.index(of_class.name)
+        found += [(image, label) for image in images]
+    if not found:
+        raise DataError("there is no image in this folder", file=tree.name(folder))
+    return found
+
+
+def _check_distinct(tree: Tree, rows: list[tuple[SplitName, Path, int]], digests: list[str]) -> None:
+    """Raises `DataError` when the same bytes are in two splits or in two classes."""
+    first: dict[str, tuple[SplitName, Path, int]] = {}
+    for row, digest in zip(rows, digests, strict=True):
+        earlier = first.setdefault(digest, row)
+        if earlier[0] != row[0] or earlier[2] != row[2]:
+            what = "splits" if earlier[0] != row[0] else "classes"
+            raise DataError(
+                f"the same image as {tree.name(earlier[1])}, in two {what}; remove one of them", file=tree.name(row[1])
+            )

@@ -1,0 +1,225 @@
+"""Image files of users: found below a folder, told apart by their bytes, decoded with suspicion."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from search.datasets.arrays import published
+from search.errors import DataError
+
+A = TypeVar("A")
+B = TypeVar("B")
+Channels = Literal[1, 3]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+"""Those of the suffixes. Never all that Pillow knows: it hands EPS to an interpreter of PostScript."""
+_MOST_PIXELS = 100_000_000
+_MOST_FILE = 256 * 2**20
+_SETTLED = 2.0
+"""Seconds after which the time of a change tells a file from its next version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """
+    A folder whose content a user chose.
+
+    `shown` is what the user wrote for `root`: errors name files by it, not by where they lie on the server.
+    """
+
+    root: Path
+    shown: str
+
+    def name(self, path: Path) -> str:
+        return str(Path(self.shown) / path.relative_to(self.root))
+
+    def entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """
+        What lies in `folder`, by name, without hidden entries.
+
+        Raises:
+            DataError: it cannot be read, or a link in it leads to a folder or out of the tree.
+        """
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            raise DataError(f"the folder cannot be read: {error.strerror}", file=self.name(folder)) from None
+        for entry in entries:
+            if entry.is_symlink():
+                self._check_link(Path(entry.path))
+        return entries
+
+    def _check_link(self, link: Path) -> None:
+        target = link.resolve()
+        if not target.is_relative_to(self.root):
+            raise DataError(
+                "this link leads out of the dataset's folder; put the file itself there", file=self.name(link)
+            )
+        if target.is_dir():
+            raise DataError("this is a link to a folder; put the folder itself there", file=self.name(link))
+
+    def folders(self, folder: Path) -> list[Path]:
+        return [Path(entry.path) for entry in self.entries(folder) if entry.is_dir()]
+
+    def images(self, folder: Path) -> list[Path]:
+        """Image files (by suffix) anywhere below `folder`, in order of their names."""
+        images: list[Path] = []
+        for entry in self.entries(folder):
+            if entry.is_dir():
+                images += self.images(Path(entry.path))
+            elif entry.name.lower().endswith(SUFFIXES):
+                images.append(Path(entry.path))
+        return images
+
+    def read(self, path: Path) -> bytes:
+        """
+        Raises:
+            DataError: not a regular file, not readable, empty, or larger than 256 MiB.
+        """
+        try:
+            # a named pipe would block the open for ever, hence O_NONBLOCK before it is known to be a file
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise DataError("not a regular file", file=self.name(path))
+                if status.st_size > _MOST_FILE:
+                    raise DataError(
+                        f"larger than {_MOST_FILE // 2**20} MiB; store a smaller image", file=self.name(path)
+                    )
+                content = file.read(_MOST_FILE + 1)
+        except OSError as error:
+            raise DataError(f"the file cannot be read: {error.strerror}", file=self.name(path)) from None
+        if not content:
+            raise DataError("the file is empty; replace or remove it", file=self.name(path))
+        return content
+
+    def digests(self, paths: Sequence[Path], cache: Path) -> list[str]:
+        """
+        SHA-256 of each file. Those whose size and times are as they were at the last call are not read again.
+
+        Raises:
+            DataError: as `read`.
+        """
+        memo = cache / "datasets" / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:24]}.digests.json"
+        known = _recalled(memo)
+        now = time.time()
+
+        def digest(path: Path) -> tuple[str, list[object]]:
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"the file cannot be read: {error.strerror}", file=self.name(path)) from None
+            mark = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            name = path.relative_to(self.root).as_posix()
+            if name in known and known[name][:-1] == mark:
+                return name, known[name]
+            settled = now - max(status.st_mtime, status.st_ctime) > _SETTLED
+            return name, [*(mark if settled else [0]), hashlib.sha256(self.read(path)).hexdigest()]
+
+        rows = dict(in_threads(digest, paths))
+        if rows != known:
+            with published(memo) as draft:
+                draft.write_text(json.dumps(rows))
+        return [str(row[-1]) for row in rows.values()]
+
+    def decode(self, paths: Sequence[Path], digests: Sequence[str], size: int, channels: Channels) -> NDArray[np.uint8]:
+        """
+        Images `[n, channels, size, size]`: the largest central square of each, resized by bicubic interpolation.
+
+        Raises:
+            DataError: a file leads out of the tree, is corrupt or too large, or is not the one that was digested.
+        """
+        images = np.empty((len(paths), channels, size, size), np.uint8)
+
+        def one(job: tuple[int, Path, str]) -> None:
+            index, path, digest = job
+            if path.is_symlink():
+                self._check_link(path)
+            content = self.read(path)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise DataError("the file changed while the dataset was read; start again", file=self.name(path))
+            try:
+                images[index] = _decoded(content, size, channels)
+            except Exception as error:  # decoders of hostile bytes raise anything
+                raise DataError(f"not a readable image ({error}); replace or remove it", file=self.name(path)) from None
+
+        with _bombs_are_errors():
+            for _ in in_threads(one, list(zip(range(len(paths)), paths, digests, strict=True))):
+                pass
+        return images
+
+
+def statistics(channels: Channels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """
+    Mean and standard deviation per channel of ImageNet, on the 0..1 scale, as torchvision's own recipes use them.
+
+    They centre natural images well enough, and knowing them needs no decoding; grey is the luminance of both.
+    """
+    if channels == 1:
+        return (0.458,), (0.226,)
+    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def in_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Results in order. Hashing and decoding leave Python's lock, so threads are enough."""
+    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool:
+        yield from pool.map(function, items)
+
+
+def to_array(image: Image.Image, size: int, channels: Channels) -> NDArray[np.uint8]:
+    """`[channels, size, size]` of any image; transparency is dropped, 16-bit grey is scaled to 8."""
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
+    if image.mode in ("P", "PA", "LA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert("RGB" if channels == 3 else "L")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    array = np.asarray(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _decoded(content: bytes, size: int, channels: Channels) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} are more than {_MOST_PIXELS:,} pixels")
+        image.draft(None, (2 * size, 2 * size))  # lets a JPEG be decoded at a fraction of its size
+        image.load()
+        return to_array(ImageOps.exif_transpose(image), size, channels)
+
+
+@contextmanager
+def _bombs_are_errors() -> Iterator[None]:
+    # around all threads at once: the list of warning filters belongs to the process
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _recalled(memo: Path) -> dict[str, list[object]]:
+    try:
+        rows = json.loads(memo.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(rows, dict) or not all(isinstance(row, list) and len(row) > 1 for row in rows.values()):
+        return {}
+    return rows
