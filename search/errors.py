@@ -13,12 +13,16 @@ Everything Stillhouse raises on purpose, drawn:
     │   ├── NonFinite             loss or outputs became NaN or infinite
     │   └── OutOfMemory           the candidate did not fit the device
     ├── VerificationFailed        an exported student does not answer as the student does
-    └── LedgerError
-        ├── NotFound              no such job, trial or artifact
-        ├── StaleClaim            the lease was lost: another driver owns the job now
-        └── IllegalTransition     a terminal state is never overwritten
+    ├── LedgerError
+    │   ├── NotFound              no such job, trial or artifact
+    │   ├── StaleClaim            the lease was lost: another driver owns the job now
+    │   ├── IllegalTransition     a terminal state is never overwritten
+    │   └── KeyReused             an idempotency key came again with another request
+    └── StoreUnavailable          the record or the artifacts cannot be reached now; later they may
+        └── StorageFull           there is no room left to write
 
-The service maps `UserError` to 422, `NotFound` to 404 and the other `LedgerError`s to 409.
+The service maps `UserError` to 422, `NotFound` to 404, the other `LedgerError`s to 409, `StorageFull` to 507 and
+`StoreUnavailable` to 503.
 """
 
 from __future__ import annotations
@@ -168,6 +172,20 @@ class StaleClaim(LedgerError):
 
 class IllegalTransition(LedgerError):
     code = "ILLEGAL_TRANSITION"
+
+
+class KeyReused(LedgerError):
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class StoreUnavailable(StillhouseError):
+    """Whether the last write happened is unknown; a worker leaves its job as it is, to be claimed again."""
+
+    code = "STORE_UNAVAILABLE"
+
+
+class StorageFull(StoreUnavailable):
+    code = "STORAGE_FULL"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

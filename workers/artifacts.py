@@ -1,0 +1,100 @@
+"""Artifacts in a folder or a bucket: everything that `pyarrow.fs` can reach."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pyarrow import fs
+
+from search.errors import StorageFull, StoreUnavailable
+from workers.ports import Artifact
+from workers.rules import check_key, no_such_artifact
+
+_INCOMING = ".incoming"
+
+
+class FolderArtifacts:
+    """
+    `Artifacts` below `location`, a path or a URI such as `s3://bucket/prefix?region=eu-central-1`.
+
+    A file is written below `.incoming/` and then moved to its key, so no reader meets a half-written one. On a local
+    disk it is synced before and after the move: what `put` has returned survives a power cut. May be pickled.
+
+    Raises:
+        StorageFull: there is no room left.
+        StoreUnavailable: the folder or the bucket cannot be reached.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        text = str(location)
+        with _translated():
+            self._fs, root = fs.FileSystem.from_uri(text if "://" in text else str(Path(text).expanduser().absolute()))
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._fs, fs.LocalFileSystem)
+
+    def put(self, key: str, data: bytes) -> Artifact:
+        place, incoming = self._place(check_key(key)), f"{self._root}/{_INCOMING}/{uuid.uuid4().hex}"
+        with _translated():
+            try:
+                for path in (incoming, place):
+                    self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+                with self._fs.open_output_stream(incoming) as stream:
+                    stream.write(data)
+                self._sync(incoming)
+                self._fs.move(incoming, place)
+                self._sync(place.rpartition("/")[0])
+            except OSError:
+                with suppress(OSError):
+                    self._fs.delete_file(incoming)
+                raise
+        return Artifact(key, len(data), hashlib.sha256(data).hexdigest())
+
+    def get(self, key: str) -> bytes:
+        """
+        Raises:
+            NotFound: nothing was put under this key.
+            StoreUnavailable: fewer or more bytes came than the store says the file has.
+        """
+        place = self._place(check_key(key))
+        with _translated():
+            info = self._fs.get_file_info(place)
+            if info.type != fs.FileType.File:
+                raise no_such_artifact(key)
+            with self._fs.open_input_stream(place) as stream:
+                data: bytes = stream.read()
+        if len(data) != info.size:
+            raise StoreUnavailable(f"the artifact `{key}` has {info.size} bytes, but {len(data)} came")
+        return data
+
+    def has(self, key: str) -> bool:
+        with _translated():
+            found: bool = self._fs.get_file_info(self._place(check_key(key))).type == fs.FileType.File
+        return found
+
+    def _place(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _sync(self, path: str) -> None:
+        if not self._local:
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("there is no room left for artifacts; free some space and submit again") from error
+        raise StoreUnavailable(f"the artifacts cannot be reached: {error}") from error

@@ -1,0 +1,336 @@
+"""Both ports filled in memory, for `stillhouse local` and for tests. Nothing outlives the process."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ulid import ULID
+
+from search.spec import JobSpec
+from search.trial import Score, State, Trial
+from workers import rules
+from workers.events import Event, Kind
+from workers.ports import Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile
+
+
+@dataclass
+class _Phase:
+    started_at: datetime
+    ended_at: datetime | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass
+class _Job:
+    id: str
+    spec: dict[str, Any]
+    created_at: datetime
+    fingerprint: str | None
+    state: JobState = JobState.QUEUED
+    reason: str = ""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cancel_requested: bool = False
+    phase: Phase | None = None
+    token: int = 0
+    claims: int = 0
+    fruitless: int = 0
+    lease_until: datetime | None = None
+    phases: dict[Phase, _Phase] = field(default_factory=dict)
+    files: dict[str, StoredFile] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+class MemoryLedger:
+    """
+    A `Ledger`, and the service's side of the record (`service.store.ports.Jobs`), in one object. Threads may share it.
+
+    `clock` gives seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._jobs: dict[str, _Job] = {}
+        self._keys: dict[str, str] = {}
+
+    # The service's side
+
+    def submit(
+        self, spec: JobSpec, *, idempotency_key: str | None = None, fingerprint: str | None = None
+    ) -> tuple[JobRecord, bool]:
+        """The job and whether it is new; see `service.store.ports.Jobs`."""
+        with self._lock:
+            if idempotency_key is not None and idempotency_key in self._keys:
+                job = self._jobs[self._keys[idempotency_key]]
+                if job.fingerprint != fingerprint:
+                    raise rules.key_reused(idempotency_key)
+                return _record(job), False
+            job = _Job(f"job_{ULID()}".lower(), rules.plain(spec.model_dump(mode="json")), self._now(), fingerprint)
+            self._jobs[job.id] = job
+            if idempotency_key is not None:
+                self._keys[idempotency_key] = job.id
+            self._tell(job, Kind.JOB_QUEUED)
+            return _record(job), True
+
+    def jobs(
+        self, *, limit: int, before: tuple[datetime, str] | None = None, state: JobState | None = None
+    ) -> list[JobRecord]:
+        with self._lock:
+            newest_first = sorted(self._jobs.values(), key=_place, reverse=True)
+            return [
+                _record(job)
+                for job in newest_first
+                if (before is None or _place(job) < before) and (state is None or job.state is state)
+            ][:limit]
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+        with self._lock:
+            return copy.deepcopy(self._find(job_id).events[after : after + limit])
+
+    def request_cancel(self, job_id: str) -> JobRecord:
+        with self._lock:
+            job = self._find(job_id)
+            if not job.state.terminal and not job.cancel_requested:
+                job.cancel_requested = True
+                self._tell(job, Kind.CANCEL_REQUESTED)
+                if job.state is JobState.QUEUED:
+                    self._end(job, JobState.CANCELLED, rules.CANCELLED)
+            return _record(job)
+
+    def counts(self) -> dict[JobState, int]:
+        with self._lock:
+            counts = dict.fromkeys(JobState, 0)
+            for job in self._jobs.values():
+                counts[job.state] += 1
+            return counts
+
+    def ping(self) -> None:
+        """The memory is there."""
+
+    def schema_version(self) -> str:
+        return "memory"
+
+    # The worker's side
+
+    def claim(self, owner: str, lease_seconds: float) -> Claim | None:
+        with self._lock:
+            now = self._now()
+            for job in sorted(self._jobs.values(), key=lambda job: (-job.spec["priority"], *_place(job))):
+                if job.state.terminal or (job.lease_until is not None and job.lease_until > now):
+                    continue
+                self._take_over(job)
+                job.token += 1
+                if job.claims and job.cancel_requested:
+                    self._end(job, JobState.CANCELLED, rules.CANCELLED)
+                elif rules.exhausted(job.spec, job.fruitless):
+                    self._end(job, JobState.FAILED, rules.given_up(job.fruitless))
+                else:
+                    return self._give(job, lease_seconds)
+            return None
+
+    def _take_over(self, job: _Job) -> None:
+        """What a driver that is gone has left behind."""
+        if job.lease_until is not None:
+            self._tell(job, Kind.LEASE_EXPIRED)
+        for trial in job.trials:
+            if trial.state is State.RUNNING:
+                self._put(job, rules.returned(trial, rules.DRIVER_DIED))
+
+    def _give(self, job: _Job, lease_seconds: float) -> Claim:
+        if job.state is JobState.QUEUED:
+            job.state, job.started_at = JobState.PREPARING, self._now()
+        job.claims += 1
+        job.fruitless += 1
+        job.lease_until = self._now() + timedelta(seconds=lease_seconds)
+        self._tell(job, Kind.JOB_CLAIMED, claim=job.claims)
+        return Claim(job.id, job.token, copy.deepcopy(job.spec))
+
+    def renew(self, claim: Claim, lease_seconds: float) -> bool:
+        with self._lock:
+            job = self._owned(claim)
+            if not job.state.terminal:
+                job.lease_until = self._now() + timedelta(seconds=lease_seconds)
+            return job.cancel_requested
+
+    def release(self, claim: Claim) -> None:
+        with self._lock:
+            self._owned(claim).lease_until = None
+
+    def enter(self, claim: Claim, phase: Phase) -> None:
+        with self._lock:
+            job = self._held(claim)
+            job.state = rules.next_state(job.state, phase)
+            job.phase = phase
+            job.phases.setdefault(phase, _Phase(self._now()))
+            self._tell(job, *rules.entered(phase))
+
+    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any]) -> None:
+        with self._lock:
+            job = self._held(claim)
+            known = job.phases.get(phase)
+            if known is None:
+                raise rules.never_entered(phase)
+            if known.result is not None:
+                return
+            known.result = rules.plain(result)
+            known.ended_at = self._now()
+            job.fruitless = 0
+            self._tell(job, *rules.finished(phase, known.result))
+
+    def job(self, job_id: str) -> JobRecord:
+        with self._lock:
+            return _record(self._find(job_id))
+
+    def note(self, claim: Claim, kind: str, data: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._tell(self._held(claim), kind, rules.plain(data))
+
+    def close(self, claim: Claim, state: JobState, reason: str = "") -> None:
+        with self._lock:
+            self._end(self._held(claim), state, reason)
+
+    def keep(self, claim: Claim, name: str, artifact: Artifact, media_type: str) -> None:
+        with self._lock:
+            job = self._held(claim)
+            job.files[name] = StoredFile(name, media_type, artifact)
+            self._tell(job, *rules.kept(name, artifact))
+
+    def open_trial(self, claim: Claim, trial: Trial) -> Trial:
+        with self._lock:
+            job = self._held(claim)
+            for known in job.trials:
+                if known.key == trial.key:
+                    return copy.deepcopy(known)
+            changed = rules.opened(trial, f"trial_{ULID()}".lower(), len(job.trials))
+            job.trials.append(changed.trial)
+            self._tell(job, *changed.happening)
+            return copy.deepcopy(changed.trial)
+
+    def start_trial(self, claim: Claim, trial_id: str) -> Trial:
+        with self._lock:
+            job = self._held(claim)
+            return self._put(job, rules.started(_trial(job, trial_id)))
+
+    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool) -> Trial:
+        with self._lock:
+            job = self._held(claim)
+            trial = _trial(job, trial_id)
+            changed = rules.scored(trial, score, last=last)
+            if changed is None:
+                return copy.deepcopy(trial)
+            job.fruitless = 0
+            return self._put(job, changed)
+
+    def return_trial(self, claim: Claim, trial_id: str, reason: str) -> Trial:
+        with self._lock:
+            job = self._held(claim)
+            return self._put(job, rules.returned(_trial(job, trial_id), reason))
+
+    def close_trial(self, claim: Claim, trial_id: str, state: State, reason: str = "") -> Trial:
+        with self._lock:
+            job = self._held(claim)
+            return self._put(job, rules.closed(_trial(job, trial_id), state, reason))
+
+    def trials(self, job_id: str) -> Sequence[Trial]:
+        with self._lock:
+            return copy.deepcopy(self._find(job_id).trials)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _find(self, job_id: str) -> _Job:
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise rules.no_such_job(job_id) from None
+
+    def _owned(self, claim: Claim) -> _Job:
+        job = self._find(claim.job_id)
+        if job.token != claim.token:
+            raise rules.stale(claim)
+        return job
+
+    def _held(self, claim: Claim) -> _Job:
+        job = self._owned(claim)
+        if job.state.terminal:
+            raise rules.at_its_end(job.id, job.state)
+        return job
+
+    def _tell(self, job: _Job, kind: str, data: Mapping[str, Any] | None = None, **more: Any) -> None:
+        told = rules.plain({**(data or {}), **more})
+        job.events.append(Event(len(job.events) + 1, str(kind), told, self._now()))
+
+    def _put(self, job: _Job, changed: rules.Changed) -> Trial:
+        job.trials[changed.trial.number] = changed.trial
+        self._tell(job, *changed.happening)
+        return copy.deepcopy(changed.trial)
+
+    def _end(self, job: _Job, state: JobState, reason: str) -> None:
+        happening = rules.closed_job(state, reason)
+        for trial in job.trials:
+            if not trial.state.terminal:
+                self._put(job, rules.closed(trial, State.CANCELLED, f"the job is {state}"))
+        job.state, job.reason, job.ended_at, job.lease_until = state, reason, self._now(), None
+        self._tell(job, *happening)
+
+
+def _place(job: _Job) -> tuple[datetime, str]:
+    return (job.created_at, job.id)
+
+
+def _trial(job: _Job, trial_id: str) -> Trial:
+    for trial in job.trials:
+        if trial.id == trial_id:
+            return trial
+    raise rules.no_such_trial(job.id, trial_id)
+
+
+def _record(job: _Job) -> JobRecord:
+    return JobRecord(
+        id=job.id,
+        state=job.state,
+        reason=job.reason,
+        spec=copy.deepcopy(job.spec),
+        created_at=job.created_at,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        cancel_requested=job.cancel_requested,
+        claims=job.claims,
+        phase=job.phase,
+        phases={phase: _phase_record(job.phases[phase]) for phase in Phase if phase in job.phases},
+        files=[job.files[name] for name in sorted(job.files)],
+    )
+
+
+def _phase_record(phase: _Phase) -> PhaseRecord:
+    seconds = None if phase.ended_at is None else max((phase.ended_at - phase.started_at).total_seconds(), 0.0)
+    return PhaseRecord(phase.started_at, seconds, copy.deepcopy(phase.result))
+
+
+class MemoryArtifacts:
+    """`Artifacts` in a dictionary."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes) -> Artifact:
+        self._files[rules.check_key(key)] = bytes(data)
+        return Artifact(key, len(data), hashlib.sha256(data).hexdigest())
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._files[rules.check_key(key)]
+        except KeyError:
+            raise rules.no_such_artifact(key) from None
+
+    def has(self, key: str) -> bool:
+        return rules.check_key(key) in self._files
