@@ -47,8 +47,8 @@ class Normalise:
     def __call__(self, images: Images) -> Tensor:
         mean = torch.tensor(self.info.mean, device=self.device).view(1, -1, 1, 1)
         std = torch.tensor(self.info.std, device=self.device).view(1, -1, 1, 1)
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        return pixels.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        pixels = torch.from_numpy(images.astype(np.float32)).to(self.device)
+        return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from torch import nn
 from search.budget import Budget
 from search.costs.measure import count
 from search.errors import StaleClaim, StillhouseError, VerificationFailed
-from search.evaluate import Quality
 from search.export.bundle import FILES, write_bundle
 from search.files import Files
 from search.plugins import DatasetInfo
+from search.quality import Quality
 from search.recipe import Recipe, prepare
 from search.spec import JobSpec, read_spec
 from search.surgery.survey import Survey
@@ -40,9 +40,9 @@ from workers.results import (
     SurveyResult,
     TeacherResult,
 )
-from workers.scoring import Workload
 from workers.sessions import FinalistsSession, SearchSession, Watch
 from workers.teaching import Epoch, Lesson, teach, training_arrays
+from workers.workload import Workload
 
 logger = logging.getLogger("stillhouse.driver")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.batches import Cached, Normalise
-from search.evaluate import Quality, outputs, quality
 from search.files import Files
 from search.plugins import DatasetInfo
+from search.quality import Quality, outputs, quality
 from search.recipe import prepare
 from search.spec import read_spec
 from search.teachers.weights import load_weights

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Generator
+from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search.batches import Cached, Normalise
 from search.errors import TrialError
 from search.evaluate import Evaluator, Reading, Scored
-from search.files import Files
-from search.plugins import DatasetInfo
 from search.recipe import prepare
 from search.spec import Schedule, read_spec
 from search.teachers.weights import load_weights
 from search.training import Stretch
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
-from workers.ports import Artifacts
+from workers.workload import Arrays, Workload
 
 logger = logging.getLogger("stillhouse.scoring")
-
-Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """
-    What every worker of a job needs, once.
-
-    `arrays` are shared by all workers of a node and never copied per trial: `train_images` `[views * n, ...]`,
-    `train_labels`, `train_logits`, and the same three for `validation`. The test set is not among them.
-    """
-
-    spec: Mapping[str, Any]
-    info: DatasetInfo
-    files: Files
-    artifacts: Artifacts
-    teacher: str
-    """Key of the artifact with the teacher's weights."""
-    arrays: Arrays
-
-    def device(self) -> str:
-        return "cuda" if read_spec(self.spec).resources.gpus_per_trial else "cpu"
 
 
 class Scorer:

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from search.plugins import Proposal, Strategy
+from search.plugins import CostModel, Proposal, Strategy
 from search.rungs import Rungs
 from search.spec import JobSpec
-from search.surgery.survey import Survey
 from search.trial import Score, State, Trial
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
 from workers.backends.base import WAIT, Wait
@@ -48,13 +47,13 @@ class SearchSession:
         claim: Claim,
         ledger: Ledger,
         spec: JobSpec,
-        survey: Survey,
+        costs: CostModel,
         strategy: Strategy,
         rungs: Rungs,
         watch: Watch,
     ) -> None:
         self._claim, self._ledger, self._spec, self._watch = claim, ledger, spec, watch
-        self._survey, self._strategy, self._rungs = survey, strategy, rungs
+        self._costs, self._strategy, self._rungs = costs, strategy, rungs
         self._trials = {trial.id: trial for trial in ledger.trials(claim.job_id)}
         self._exhausted = False
         self._pace = _Pace()
@@ -134,7 +133,7 @@ class SearchSession:
         return self._remember(self._ledger.open_trial(self._claim, self._trial(proposal)))
 
     def _trial(self, proposal: Proposal) -> Trial:
-        costs = self._survey.costs_of(self._survey.space.array([proposal.candidate]))
+        costs = self._costs.costs_of(self._costs.space.array([proposal.candidate]))
         return Trial(
             id="",
             number=0,

@@ -22,16 +22,16 @@ from torch import nn
 from search.batches import Augmented, Normalise, views
 from search.distillers.supervised import Supervised
 from search.errors import NonFinite, UserError
-from search.evaluate import accuracy, outputs
 from search.files import Files
 from search.plugins import Split
+from search.quality import accuracy, outputs
 from search.recipe import Recipe, prepare
 from search.spec import read_spec
 from search.teachers.weights import load_weights, save_weights
 from search.training import Pupil, Stretch, train
 from workers.ports import Artifacts
 from workers.results import TeacherResult
-from workers.scoring import Arrays
+from workers.workload import Arrays
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Protocol, TypeVar
 
 from workers.assignment import Assignment, Outcome, Progress
-from workers.scoring import Workload
+from workers.workload import Workload
 
 Item = TypeVar("Item")
 

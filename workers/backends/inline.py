@@ -10,7 +10,8 @@ import torch
 
 from workers.assignment import Assignment, Progress
 from workers.backends.base import Item, Session, Wait
-from workers.scoring import Scorer, Workload
+from workers.scoring import Scorer
+from workers.workload import Workload
 
 
 class InlineBackend:

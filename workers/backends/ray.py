@@ -34,7 +34,8 @@ from ray.tune.search import Searcher
 
 from workers.assignment import Assignment, Lost, Progress, heard
 from workers.backends.base import Item, Session, Wait
-from workers.scoring import Scorer, Workload
+from workers.scoring import Scorer
+from workers.workload import Workload
 
 _OBJECT_STORE_BYTES = 2 * 2**30
 

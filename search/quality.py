@@ -1,0 +1,55 @@
+"""How good a network is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from numpy.typing import NDArray
+from torch import nn
+
+from search.batches import Cached, Images, Normalise
+from search.errors import NonFinite
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """`accuracy` 0..1; `kl` is the mean KL(teacher || network) at T = 1 in nats."""
+
+    accuracy: float
+    kl: float
+
+
+def outputs(model: nn.Module, images: Images, normalise: Normalise) -> NDArray[np.float32]:
+    """Logits `[n, classes]` in evaluation mode for images `[n, channels, size, size]`."""
+    model.eval()
+    with torch.inference_mode():
+        rows = [
+            model(normalise(images[start : start + EVALUATION_BATCH])).float().cpu().numpy()
+            for start in range(0, len(images), EVALUATION_BATCH)
+        ]
+    logits: NDArray[np.float32] = np.concatenate(rows)
+    return logits
+
+
+def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of rows of `logits` `[n, classes]` whose largest entry is at `labels` `[n]`."""
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def quality(model: nn.Module, data: Cached) -> Quality:
+    """
+    Raises:
+        NonFinite: the network answers with NaN or infinite logits.
+    """
+    logits = outputs(model, data.images, data.normalise)
+    if not np.isfinite(logits).all():
+        raise NonFinite("the network's outputs are not finite on the validation set")
+    answer = F.log_softmax(torch.from_numpy(logits), dim=1)
+    target = F.log_softmax(torch.from_numpy(np.array(data.logits)), dim=1)
+    kl = F.kl_div(answer, target, reduction="batchmean", log_target=True)
+    return Quality(accuracy(logits, data.labels), max(float(kl), 0.0))
