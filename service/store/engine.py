@@ -1,0 +1,208 @@
+"""The way to the database: connections, transactions, migrations, and what goes wrong with them."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
+
+from search.errors import StorageFull, StoreUnavailable, UserError
+
+_BUSY_SECONDS = 10
+_MIGRATIONS_LOCK = 0x5714_1104
+_POSTGRES_OPTIONS = (
+    "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on"
+)
+
+
+def connect(url: str) -> Engine:
+    """
+    An engine for `sqlite:////path/to/file.db` (its folder is made when missing) or `postgresql://user@host/name`.
+
+    A commit is on disk when it returns. Connections are made when they are needed, so a database that is down is
+    noticed at the first transaction, as `StoreUnavailable`.
+
+    Raises:
+        UserError: the URL names no database that the record can be kept in.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise UserError(f"not the URL of a database; {_EXAMPLES}") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _sqlite(parsed)
+        case "postgresql":
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                pool_timeout=5,
+                connect_args={"connect_timeout": 5, "options": _POSTGRES_OPTIONS, "application_name": "stillhouse"},
+            )
+        case other:
+            raise UserError(f"the record cannot be kept in `{other}`; {_EXAMPLES}")
+
+
+_EXAMPLES = "write `sqlite:////path/to/stillhouse.db` or `postgresql://user:password@host/database`"
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise UserError("a record in SQLite needs a file: its processes share it; write `sqlite:////path/to/file.db`")
+    Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, pool_timeout=5, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def opened(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # transactions begin below, not when the driver thinks they should
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits in a power cut
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        # A transaction that reads first and writes later is refused when another wrote in between, without waiting.
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """
+    A transaction that is committed at the end, or rolled back when anything is raised.
+
+    Raises:
+        StorageFull: the database has no room left.
+        StoreUnavailable: it cannot be reached, is locked, or did not answer in time.
+    """
+    with _translated(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees one state of the record throughout; raises as `writing` does."""
+    options: dict[str, Any] = {"reading": True}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ"
+    with _translated(), engine.connect() as connection, connection.execution_options(**options).begin():
+        yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except exc.SQLAlchemyError as error:
+        raise _meaning(error) from error
+
+
+def _meaning(error: exc.SQLAlchemyError) -> Exception:
+    """What `error` means to whoever asked; the error itself when it is a mistake of this program."""
+    if isinstance(error, exc.TimeoutError):
+        return StoreUnavailable("all connections to the database are in use; try again")
+    if not isinstance(error, exc.DBAPIError):
+        return error
+    code = _code(error.orig)
+    if code in ("53100", "SQLITE_FULL"):
+        return StorageFull("the database has no room left; free some space on its disk and try again")
+    if isinstance(error.orig, sqlite3.Error):
+        passing = code.startswith(_SQLITE_TROUBLE)
+    else:
+        passing = isinstance(error, (exc.OperationalError, exc.InterfaceError)) or error.connection_invalidated
+    return (
+        StoreUnavailable(f"the database cannot be used now ({code or 'no connection'}); try again")
+        if passing
+        else error
+    )
+
+
+_SQLITE_TROUBLE = tuple(
+    f"SQLITE_{name}"
+    for name in ("BUSY", "LOCKED", "IOERR", "CANTOPEN", "READONLY", "PROTOCOL", "NOTADB", "CORRUPT", "NOMEM", "PERM")
+)
+
+
+def _code(error: BaseException | None) -> str:
+    """SQLSTATE on Postgres, the name of the result code on SQLite."""
+    return str(getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or "")
+
+
+def migrate(engine: Engine) -> None:
+    """
+    Brings the tables to `latest_revision()`, in one transaction: all or nothing. Of several that start at once one
+    migrates and the others wait for it.
+
+    Raises:
+        StoreUnavailable: a newer version of this program has already migrated the database.
+    """
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATIONS_LOCK})
+        config = _config()
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        revision = _revision(connection)
+        if revision is not None and revision not in known:
+            raise StoreUnavailable(
+                f"the database is at revision {revision}, and this version knows none after {latest_revision()}: it "
+                "was used by a newer version. Start that version, or restore a backup made before the upgrade"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def latest_revision() -> str:
+    """The revision that this program works with."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The revision that the database is at; None when it has no tables."""
+    with reading(engine) as connection:
+        return _revision(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config() -> Config:
+    config = Config()
+    folder = Path(__file__).with_name("migrations")
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@contextmanager
+def sole(home: Path) -> Iterator[None]:
+    """
+    Holds `home` for one server: with SQLite and local Ray a second one on the same folder would only do harm. The lock
+    goes with the process, however it ends.
+
+    Raises:
+        UserError: another server holds it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "server.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another server is using {home}; stop it, give this one a folder of its own with STILLHOUSE_HOME, or "
+                "let both use one Postgres"
+            ) from None
+        yield

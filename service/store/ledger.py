@@ -1,0 +1,208 @@
+"""
+The worker's side of the record, in SQL.
+
+Every write locks the row of its job first and compares the claim's token, so the writes to a job happen one after the
+other and its events are numbered without gaps. On SQLite the lock is the whole database's, for a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from ulid import ULID
+
+from search.trial import Score, State, Trial
+from service.store.engine import reading, writing
+from service.store.jobs import SqlJobs
+from service.store.rows import end, find, put_trial, tell, trials_of
+from service.store.tables import artifacts, in_seconds, jobs, now, phases, scores, trials
+from workers import rules
+from workers.events import Kind
+from workers.ports import Artifact, Claim, JobState, Phase
+from workers.rules import Happening
+
+
+class SqlLedger(SqlJobs):
+    """`workers.ports.Ledger` over a migrated database, with the service's side beside it. Threads may share it."""
+
+    def claim(self, owner: str, lease_seconds: float) -> Claim | None:
+        free = and_(jobs.c.ended_at.is_(None), or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= now()))
+        with reading(self._engine) as connection:
+            if not connection.execute(select(jobs.c.id).where(free).limit(1)).first():
+                return None  # an idle dispatcher asks twice a second and need not lock anything for it
+        first = (
+            select(jobs)
+            .where(free)
+            .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+            .limit(1)
+            .with_for_update(key_share=True, skip_locked=True)
+        )
+        while True:
+            with writing(self._engine) as connection:
+                row = connection.execute(first).one_or_none()
+                if row is None:
+                    return None
+                token = row.token + 1
+                _take_over(connection, row)
+                if row.claims and row.cancel_requested_at is not None:
+                    end(connection, row.id, JobState.CANCELLED, rules.CANCELLED, token=token)
+                elif rules.exhausted(row.spec, row.fruitless):
+                    end(connection, row.id, JobState.FAILED, rules.given_up(row.fruitless), token=token)
+                else:
+                    _give(connection, row, token, owner, lease_seconds)
+                    return Claim(row.id, token, row.spec)
+
+    def renew(self, claim: Claim, lease_seconds: float) -> bool:
+        with writing(self._engine) as connection:
+            row = _owned(connection, claim)
+            if row.ended_at is None:
+                _set(connection, claim, lease_until=in_seconds(lease_seconds))
+            return row.cancel_requested_at is not None
+
+    def release(self, claim: Claim) -> None:
+        with writing(self._engine) as connection:
+            _owned(connection, claim)
+            _set(connection, claim, lease_until=None)
+
+    def enter(self, claim: Claim, phase: Phase) -> None:
+        with self._held(claim) as (connection, row):
+            state = rules.next_state(JobState(row.state), phase)
+            if _phase(connection, claim, phase) is None:
+                connection.execute(insert(phases).values(job_id=claim.job_id, phase=phase, started_at=now()))
+            tell(connection, claim.job_id, [rules.entered(phase)], state=state, phase=phase)
+
+    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any]) -> None:
+        with self._held(claim) as (connection, _):
+            known = _phase(connection, claim, phase)
+            if known is None:
+                raise rules.never_entered(phase)
+            if known.result is not None:
+                return
+            document = rules.plain(result)
+            connection.execute(
+                update(phases)
+                .where(phases.c.job_id == claim.job_id, phases.c.phase == phase)
+                .values(result=document, ended_at=now())
+            )
+            tell(connection, claim.job_id, [rules.finished(phase, document)], fruitless=0)
+
+    def note(self, claim: Claim, kind: str, data: Mapping[str, Any]) -> None:
+        with self._held(claim) as (connection, _):
+            tell(connection, claim.job_id, [Happening(kind, data)])
+
+    def close(self, claim: Claim, state: JobState, reason: str = "") -> None:
+        with self._held(claim) as (connection, _):
+            end(connection, claim.job_id, state, reason)
+
+    def keep(self, claim: Claim, name: str, artifact: Artifact, media_type: str) -> None:
+        with self._held(claim) as (connection, _):
+            row = {"job_id": claim.job_id, "name": name, "media_type": media_type, **asdict(artifact)}
+            same = and_(artifacts.c.job_id == claim.job_id, artifacts.c.name == name)
+            replaced = connection.execute(update(artifacts).where(same).values(row)).rowcount
+            if not replaced:
+                connection.execute(insert(artifacts).values(row))
+            tell(connection, claim.job_id, [rules.kept(name, artifact)])
+
+    def open_trial(self, claim: Claim, trial: Trial) -> Trial:
+        with self._held(claim) as (connection, _):
+            same = select(trials.c.id).where(trials.c.job_id == claim.job_id, trials.c.key == trial.key)
+            known = connection.execute(same).scalar_one_or_none()
+            if known is not None:
+                return _trial(connection, claim, known)
+            count = select(func.count()).select_from(trials).where(trials.c.job_id == claim.job_id)
+            changed = rules.opened(trial, f"trial_{ULID()}".lower(), connection.execute(count).scalar_one())
+            row = {column.name: getattr(changed.trial, column.name) for column in trials.c if column.name != "job_id"}
+            connection.execute(insert(trials).values(job_id=claim.job_id, **row))
+            tell(connection, claim.job_id, [changed.happening])
+            return changed.trial
+
+    def start_trial(self, claim: Claim, trial_id: str) -> Trial:
+        with self._held(claim) as (connection, _):
+            return _put(connection, claim, rules.started(_trial(connection, claim, trial_id)))
+
+    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool) -> Trial:
+        with self._held(claim) as (connection, _):
+            trial = _trial(connection, claim, trial_id)
+            changed = rules.scored(trial, score, last=last)
+            if changed is None:
+                return trial
+            connection.execute(insert(scores).values(trial_id=trial_id, at=now(), **asdict(score)))
+            return _put(connection, claim, changed, fruitless=0)
+
+    def return_trial(self, claim: Claim, trial_id: str, reason: str) -> Trial:
+        with self._held(claim) as (connection, _):
+            return _put(connection, claim, rules.returned(_trial(connection, claim, trial_id), reason))
+
+    def close_trial(self, claim: Claim, trial_id: str, state: State, reason: str = "") -> Trial:
+        with self._held(claim) as (connection, _):
+            return _put(connection, claim, rules.closed(_trial(connection, claim, trial_id), state, reason))
+
+    @contextmanager
+    def _held(self, claim: Claim) -> Iterator[tuple[Connection, Row[Any]]]:
+        """A transaction in which `claim` is the latest of a job that goes on, and nobody else writes to the job."""
+        with writing(self._engine) as connection:
+            row = _owned(connection, claim)
+            if row.ended_at is not None:
+                raise rules.at_its_end(claim.job_id, JobState(row.state))
+            yield connection, row
+
+
+def _owned(connection: Connection, claim: Claim) -> Row[Any]:
+    row = find(connection, claim.job_id, lock=True)
+    if row.token != claim.token:
+        raise rules.stale(claim)
+    return row
+
+
+def _set(connection: Connection, claim: Claim, **changes: Any) -> None:
+    connection.execute(update(jobs).where(jobs.c.id == claim.job_id).values(**changes))
+
+
+def _take_over(connection: Connection, row: Row[Any]) -> None:
+    """What a driver that is gone has left behind."""
+    happenings = [Happening(Kind.LEASE_EXPIRED, {})] if row.lease_until is not None else []
+    if row.claims:
+        for trial in trials_of(connection, row.id):
+            if trial.state is State.RUNNING:
+                changed = rules.returned(trial, rules.DRIVER_DIED)
+                put_trial(connection, changed.trial)
+                happenings.append(changed.happening)
+    if happenings:
+        tell(connection, row.id, happenings)
+
+
+def _give(connection: Connection, row: Row[Any], token: int, owner: str, lease_seconds: float) -> None:
+    first = {"state": JobState.PREPARING, "started_at": now()} if row.state == JobState.QUEUED else {}
+    tell(
+        connection,
+        row.id,
+        [Happening(Kind.JOB_CLAIMED, {"claim": row.claims + 1})],
+        owner=owner,
+        token=token,
+        claims=row.claims + 1,
+        fruitless=row.fruitless + 1,
+        lease_until=in_seconds(lease_seconds),
+        **first,
+    )
+
+
+def _phase(connection: Connection, claim: Claim, phase: Phase) -> Row[Any] | None:
+    query = select(phases).where(phases.c.job_id == claim.job_id, phases.c.phase == phase)
+    return connection.execute(query).one_or_none()
+
+
+def _trial(connection: Connection, claim: Claim, trial_id: str) -> Trial:
+    found = trials_of(connection, claim.job_id, trial_id=trial_id)
+    if not found:
+        raise rules.no_such_trial(claim.job_id, trial_id)
+    return found[0]
+
+
+def _put(connection: Connection, claim: Claim, changed: rules.Changed, **changes: Any) -> Trial:
+    put_trial(connection, changed.trial)
+    tell(connection, claim.job_id, [changed.happening], **changes)
+    return changed.trial

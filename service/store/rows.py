@@ -1,0 +1,129 @@
+"""Rows and values: what a transaction reads becomes the values of `workers.ports`, and events get their numbers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from search.trial import Score, State, Trial
+from service.store.tables import artifacts, events, jobs, now, phases, scores, trials
+from workers import rules
+from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
+from workers.rules import Happening
+
+
+def find(connection: Connection, job_id: str, *, lock: bool = False) -> Row[Any]:
+    """
+    The job's row; with `lock` nobody else writes to the job until the transaction ends.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    query = select(jobs).where(jobs.c.id == job_id)
+    if lock:
+        query = query.with_for_update(key_share=True)  # a stronger lock would deadlock with foreign keys
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise rules.no_such_job(job_id)
+    return row
+
+
+def records(connection: Connection, rows: Sequence[Row[Any]]) -> list[JobRecord]:
+    """Jobs with their phases and files, in the order of their rows."""
+    ids = [row.id for row in rows]
+    walked: dict[str, dict[Phase, PhaseRecord]] = defaultdict(dict)
+    for row in connection.execute(select(phases).where(phases.c.job_id.in_(ids))):
+        seconds = None if row.ended_at is None else max((row.ended_at - row.started_at).total_seconds(), 0.0)
+        walked[row.job_id][Phase(row.phase)] = PhaseRecord(row.started_at, seconds, row.result)
+    files: dict[str, list[StoredFile]] = defaultdict(list)
+    for row in connection.execute(select(artifacts).where(artifacts.c.job_id.in_(ids))):
+        artifact = Artifact(row.key, row.bytes, row.sha256)
+        files[row.job_id].append(StoredFile(row.name, row.media_type, artifact))
+    return [
+        JobRecord(
+            id=row.id,
+            state=JobState(row.state),
+            reason=row.reason,
+            spec=row.spec,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            cancel_requested=row.cancel_requested_at is not None,
+            claims=row.claims,
+            phase=None if row.phase is None else Phase(row.phase),
+            phases={phase: walked[row.id][phase] for phase in Phase if phase in walked[row.id]},
+            files=sorted(files[row.id], key=lambda file: file.name),
+        )
+        for row in rows
+    ]
+
+
+def trials_of(connection: Connection, job_id: str, *, trial_id: str | None = None) -> list[Trial]:
+    """The job's trials by number, or only the one named."""
+    which = trials.c.job_id == job_id
+    if trial_id is not None:
+        which &= trials.c.id == trial_id
+    reached: dict[str, list[Score]] = defaultdict(list)
+    joined = select(scores).join(trials, trials.c.id == scores.c.trial_id).where(which).order_by(scores.c.rung)
+    for row in connection.execute(joined):
+        reached[row.trial_id].append(Score(row.rung, row.step, row.accuracy, row.kl, row.seconds))
+    return [
+        Trial(
+            id=row.id,
+            number=row.number,
+            key=row.key,
+            choices=row.choices,
+            origin=row.origin,
+            cost=row.cost,
+            state=State(row.state),
+            attempt=row.attempt,
+            reason=row.reason,
+            scores=tuple(reached[row.id]),
+            extra=row.extra,
+        )
+        for row in connection.execute(select(trials).where(which).order_by(trials.c.number))
+    ]
+
+
+def tell(connection: Connection, job_id: str, happenings: Iterable[Happening], **changes: Any) -> None:
+    """Changes the job's row and appends events with the next numbers, all in the caller's transaction."""
+    told = list(happenings)
+    numbered = (
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(events=jobs.c.events + len(told), **changes)
+        .returning(jobs.c.events)
+    )
+    last = connection.execute(numbered).scalar_one()
+    for seq, (kind, data) in enumerate(told, start=last - len(told) + 1):
+        row = {"job_id": job_id, "seq": seq, "kind": str(kind), "data": rules.plain(data), "at": now()}
+        connection.execute(insert(events).values(row))
+
+
+def put_trial(connection: Connection, trial: Trial) -> None:
+    """Writes what may have changed of a trial: its state, attempt and reason."""
+    connection.execute(
+        update(trials)
+        .where(trials.c.id == trial.id)
+        .values(state=trial.state, attempt=trial.attempt, reason=trial.reason)
+    )
+
+
+def end(connection: Connection, job_id: str, state: JobState, reason: str, **changes: Any) -> None:
+    """
+    Closes the job and what is open of its trials.
+
+    Raises:
+        IllegalTransition: `state` is no end.
+    """
+    ending, happenings = rules.closed_job(state, reason), []
+    for trial in trials_of(connection, job_id):
+        if not trial.state.terminal:
+            changed = rules.closed(trial, State.CANCELLED, f"the job is {state}")
+            put_trial(connection, changed.trial)
+            happenings.append(changed.happening)
+    told = [*happenings, ending]
+    tell(connection, job_id, told, state=state, reason=reason, ended_at=now(), lease_until=None, **changes)
