@@ -47,7 +47,7 @@ def kept_split(cache: Path, key: str, name: SplitName, build: Callable[[], Mappi
                 splits = build()
                 _write(path, splits)
                 found = splits[name]
-    return _frozen(found)
+    return frozen(found)
 
 
 def check_memory(images: int, channels: int, size: int) -> None:
@@ -123,7 +123,8 @@ def _crc32(array: NDArray[np.generic]) -> int:
     return zlib.crc32(array.data) if array.size else 0
 
 
-def _frozen(split: Split) -> Split:
+def frozen(split: Split) -> Split:
+    """The same split, its arrays made read-only."""
     split.images.setflags(write=False)
     split.labels.setflags(write=False)
     return split

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field
 from sklearn.datasets import load_digits
 
+from search.datasets.arrays import frozen
 from search.files import Files
 from search.plugins import DatasetInfo, Split, SplitName
 from search.spec import Part
@@ -54,9 +55,7 @@ class Digits:
     def split(self, name: SplitName) -> Split:
         digits, labels = originals(self._size)
         members = sources(name)
-        images = np.repeat(digits[members, None], 3, axis=1)
-        images.setflags(write=False)
-        return Split(images, labels[members])
+        return frozen(Split(np.repeat(digits[members, None], 3, axis=1), labels[members]))
 
 
 def sources(name: SplitName) -> NDArray[np.int64]:

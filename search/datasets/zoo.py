@@ -269,7 +269,8 @@ class Torchvision:
             if not check_integrity(tree.root / file, md5):
                 raise DataError("missing, or not the authors' file", file=tree.name(tree.root / file))
         try:
-            return _Part.of(self._loader(root=str(tree.root), **source.parts[name]))
+            # never left to its default: there are datasets that download unless told not to
+            return _Part.of(self._loader(root=str(tree.root), download=False, **source.parts[name]))
         except Exception as error:  # torchvision raises whatever the bytes provoke
             raise DataError(
                 f"the files of {self._options.dataset} are missing or damaged ({error or type(error).__name__}); "

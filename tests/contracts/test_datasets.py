@@ -1,0 +1,121 @@
+"""What every dataset of the catalog promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.catalog import Catalog
+from search.files import Files
+from search.plugins import Dataset, SplitName
+from search.spec import Pick
+from tests.search import pictures
+
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+SMALL = {"train": 120, "validation": 40, "test": 40}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    options: Callable[[Path], dict[str, Any]]
+    """From a folder to be filled with files."""
+    other: dict[str, Any]
+    """Options that make other splits."""
+    counts: tuple[int, int, int]
+
+    def open(self, folder: Path, cache: Path | None = None, **changed: Any) -> Dataset:
+        pick = Pick(name=self.name, options={**self.options(folder), **changed})
+        dataset: Dataset = Catalog().make("datasets", pick, files=Files(cache or folder / "cache"))
+        return dataset
+
+
+def _once(make: Callable[[Path], Path]) -> Callable[[Path], str]:
+    return lambda folder: str(folder / "data" if (folder / "data").exists() else make(folder / "data"))
+
+
+CASES = [
+    Case("digits", lambda _: {}, {"size": 16}, (1150, 250, 397)),
+    Case("cluttered_digits", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
+    Case(
+        "torchvision",
+        lambda folder: {"dataset": "FashionMNIST", "root": _once(pictures.mnist)(folder), "validation": 0.2},
+        {"seed": 1},
+        (50, 10, 20),  # 20 % of the 6 training images of each class are one
+    ),
+    Case(
+        "image_folder",
+        lambda folder: {"path": _once(pictures.split_tree)(folder), "size": 16},
+        {"channels": 1},
+        (16, 16, 16),
+    ),
+    Case(
+        "image_folder",
+        lambda folder: {"path": _once(pictures.tree)(folder), "size": 16, "validation": 0.25, "test": 0.25},
+        {"seed": 1},
+        (8, 4, 4),
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+def test_every_dataset_is_held_to_this() -> None:
+    assert {case.name for case in CASES} == set(Catalog().names("datasets"))
+
+
+def test_info_and_splits_agree(case: Case, tmp_path: Path) -> None:
+    dataset = case.open(tmp_path)
+    info = dataset.info()
+    assert len(info.mean) == len(info.std) == info.channels
+    assert all(0 < value < 1 for value in info.mean + info.std)
+    assert 0 < info.pad < info.size
+    assert info.classes
+    assert all(isinstance(name, str) for name in info.classes)
+    assert len(set(info.classes)) == len(info.classes)
+    seen: set[int] = set()
+    for name, count in zip(SPLITS, case.counts, strict=True):
+        split = dataset.split(name)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int64
+        assert split.images.shape == (count, *info.shape)
+        assert split.labels.shape == (count,)
+        assert not split.images.flags.writeable
+        assert not split.labels.flags.writeable
+        assert split.labels.min() >= 0
+        assert split.labels.max() < len(info.classes)
+        seen |= set(split.labels.tolist())
+    assert seen == set(range(len(info.classes)))
+
+
+def test_no_image_is_in_two_splits(case: Case, tmp_path: Path) -> None:
+    dataset = case.open(tmp_path)
+    train, validation, test = ({image.tobytes() for image in dataset.split(name).images} for name in SPLITS)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+
+
+def test_two_instances_give_the_same(case: Case, tmp_path: Path) -> None:
+    """Even one that has another cache, so that nothing is read but built again."""
+    first = case.open(tmp_path)
+    for second in (case.open(tmp_path), case.open(tmp_path, cache=tmp_path / "other")):
+        assert first.info() == second.info()
+        for name in SPLITS:
+            assert np.array_equal(first.split(name).images, second.split(name).images)
+            assert np.array_equal(first.split(name).labels, second.split(name).labels)
+
+
+def test_other_content_has_another_key(case: Case, tmp_path: Path) -> None:
+    dataset, other = case.open(tmp_path), case.open(tmp_path, **case.other)
+    assert dataset.info().key != other.info().key
+    assert not np.array_equal(dataset.split("train").images, other.split("train").images)
