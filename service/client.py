@@ -1,0 +1,272 @@
+"""
+Stillhouse from Python:
+
+    client = Client()                                   # STILLHOUSE_URL, STILLHOUSE_API_KEY
+    job = client.jobs.create({"teacher": {"name": "small_resnet"}, "dataset": {"name": "digits"},
+                              "budget": {"macs": "25%"}})
+    job = client.jobs.wait(job.id)
+    client.jobs.pull(job.id, "student")
+
+Answers are the documents of `service.documents`; fields that a newer server adds are passed over. Errors are those of
+`service.wire`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from search.spec import JobSpec
+from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
+from service.takehome import placing, safe_name
+from service.wire import ApiError, Backoff, Damaged, JobFailed, ServerUnavailable, TimedOut, Unreachable, Wire, parsed
+from workers.ports import JobState
+
+Spec = JobSpec | Mapping[str, Any]
+D = TypeVar("D", bound=BaseModel)
+
+STUDENT = "student/"
+"""What the names of a student's files begin with among a job's artifacts."""
+LONG_POLL = 20.0
+"""Seconds that one request waits for a job to end."""
+SILENCE = 45.0
+"""Seconds without a byte after which a stream counts as broken; the server sends a ping every 15."""
+
+
+class Client:
+    """One Stillhouse server. May be used as a context manager; threads may share it."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._wire = Wire(url, api_key, timeout=timeout, backoff=backoff)
+        self.jobs = Jobs(self._wire)
+
+    @property
+    def url(self) -> str:
+        return self._wire.url
+
+    def plan(self, spec: Spec) -> dict[str, Any]:
+        """
+        What the job would be, worked out without training anything.
+
+        Raises:
+            Invalid: the spec has mistakes, or its budget cannot be reached.
+        """
+        return dict(self._wire.post("/v1/jobs", _body(spec), params={"validate_only": "true"}))
+
+    def catalog(self, kind: str) -> list[dict[str, Any]]:
+        """Plugins of a kind (`teachers`, `datasets`, ...), each with name, summary and options as JSON schema."""
+        return list(self._wire.get(f"/v1/catalog/{quote(kind, safe='')}")["entries"])
+
+    def server(self) -> dict[str, Any]:
+        """Version, limits and features of the server."""
+        return dict(self._wire.get("/v1/server"))
+
+    def ready(self) -> bool:
+        """Whether the server is there and takes jobs; asks once."""
+        return self._wire.alive("/readyz")
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Jobs:
+    """The jobs of a server. Every method raises `NotFound` for an id that nobody has."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def create(self, spec: Spec, idempotency_key: str | None = None) -> JobDocument:
+        """
+        Submits a job. The same `idempotency_key` with the same spec gives the same job; without one a fresh key is
+        made, so that a request which had to be sent twice still makes one job.
+
+        Raises:
+            Invalid: one entry in `errors` for every mistake.
+            KeyReused: the key came before with another spec.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        return _document(JobDocument, self._wire.post("/v1/jobs", _body(spec), key=key))
+
+    def get(self, job_id: str) -> JobDocument:
+        return _document(JobDocument, self._wire.get(_path(job_id)))
+
+    def list(self, *, state: JobState | str | None = None, page_size: int = 50) -> Iterator[JobDocument]:
+        """All jobs, newest first; the next page is asked for when it is needed."""
+        token = ""
+        while True:
+            params = {"page_size": page_size} | ({"page_token": token} if token else {})
+            page = self._wire.get("/v1/jobs", params=params | ({"state": str(state)} if state else {}))
+            yield from (_document(JobDocument, job) for job in page["jobs"])
+            token = page.get("next_page_token") or ""
+            if not token:
+                return
+
+    def wait(self, job_id: str, timeout: float | None = None) -> JobDocument:
+        """
+        The job when it has succeeded. `timeout` is in seconds; None waits as long as it takes.
+
+        Raises:
+            JobFailed: it ended otherwise; `reason` is in the message, the document in `job`.
+            TimedOut: it has not ended in time. It goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LONG_POLL if deadline is None else min(LONG_POLL, max(0.0, deadline - time.monotonic()))
+            answer = self._wire.get(_path(job_id), params={"wait": f"{left:.3f}"}, timeout=left + 30)
+            job = _document(JobDocument, answer)
+            if job.state is JobState.SUCCEEDED:
+                return job
+            if job.state.terminal:
+                raise JobFailed(f"job {job.id} ended as {job.state}: {job.reason}", job)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimedOut(f"job {job.id} is still {job.state} after {timeout:g} s; it goes on")
+
+    def stream(self, job_id: str, after: int = 0, *, patience: float = 60.0) -> Iterator[EventDocument]:
+        """
+        The job's events after number `after`, as they happen, until the job's last.
+
+        A broken connection is taken up again where it broke; no event comes twice and none is left out.
+
+        Raises:
+            Unreachable, ServerUnavailable: the server stayed away for longer than `patience` seconds.
+        """
+        away_since: float | None = None
+        attempt = 0
+        while True:
+            try:
+                with self._wire.events(_path(job_id, "events"), after=after, silence=SILENCE) as arriving:
+                    for found in arriving:
+                        if not found.data:
+                            continue
+                        event = _document(EventDocument, parsed(found.data))
+                        if event.seq <= after:
+                            continue
+                        yield event
+                        after, away_since, attempt = event.seq, None, 0
+                        if event.kind in LAST:
+                            return
+                if self.get(job_id).state.terminal and not self.events(job_id, after=after, limit=1):
+                    return
+            except (Unreachable, TimedOut, ServerUnavailable):
+                now = time.monotonic()
+                away_since = away_since or now
+                if now - away_since > patience:
+                    raise
+            time.sleep(self._wire.backoff.pause(attempt))
+            attempt += 1
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[EventDocument]:
+        """Events on record after number `after`, at most `limit`."""
+        page = self._wire.get(_path(job_id, "events"), params={"after": after, "limit": limit})
+        return [_document(EventDocument, event) for event in page["events"]]
+
+    def cancel(self, job_id: str) -> JobDocument:
+        """Asks for the job's end; a job that has ended stays as it is."""
+        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:cancel"))
+
+    def trials(self, job_id: str) -> Sequence[TrialDocument]:
+        """All trials, by number."""
+        return [_document(TrialDocument, trial) for trial in self._wire.get(_path(job_id, "trials"))["trials"]]
+
+    def artifacts(self, job_id: str) -> Sequence[ArtifactDocument]:
+        page = self._wire.get(_path(job_id, "artifacts"))
+        return [_document(ArtifactDocument, artifact) for artifact in page["artifacts"]]
+
+    def pull(
+        self, job_id: str, out: str | Path, *, on_bytes: Callable[[int, int], None] | None = None
+    ) -> Sequence[Path]:
+        """
+        Writes the student to the folder `out`, whole or not at all, and returns its files. An earlier student that
+        lies there is replaced. `on_bytes` is told the bytes written so far and in all.
+
+        Raises:
+            Damaged: a file has another SHA-256 than the server recorded, or a name that is not safe to write.
+            ApiError: the job has no student.
+            UserError: `out` holds something other than a student.
+        """
+        files = [found for found in self.artifacts(job_id) if found.name.startswith(STUDENT)]
+        if not files:
+            job = self.get(job_id)
+            raise ApiError(f"job {job.id} has no student to pull: it is {job.state}")
+        for file in files:
+            if not safe_name(file.name.removeprefix(STUDENT)):
+                raise Damaged(f"the server lists a file called {file.name!r}; such a name is not written to disk")
+        total, before = sum(file.bytes for file in files), 0
+        with placing(Path(out)) as folder:
+            for file in files:
+                written = before
+                for written in self._fetch(job_id, file, folder / file.name.removeprefix(STUDENT), before):
+                    if on_bytes is not None:
+                        on_bytes(written, total)
+                before = written
+        return [Path(out) / file.name.removeprefix(STUDENT) for file in files]
+
+    def _fetch(self, job_id: str, file: ArtifactDocument, path: Path, before: int) -> Iterator[int]:
+        """Bytes written so far, after each piece. Begins anew when the connection breaks."""
+        attempt = 0
+        while True:
+            digest, written = hashlib.sha256(), 0
+            try:
+                with (
+                    self._wire.download(_path(job_id, "artifacts", file.name, "content")) as pieces,
+                    path.open("wb") as target,
+                ):
+                    for piece in pieces:
+                        written += len(piece)
+                        if written > file.bytes:
+                            break
+                        digest.update(piece)
+                        target.write(piece)
+                        yield before + written
+            except (Unreachable, TimedOut, ServerUnavailable):
+                if attempt >= self._wire.backoff.retries:
+                    raise
+                time.sleep(self._wire.backoff.pause(attempt))
+                attempt += 1
+                continue
+            if written != file.bytes or digest.hexdigest() != file.sha256:
+                raise Damaged(f"{file.name} did not arrive as the server recorded it (SHA-256 or length differs)")
+            return
+
+
+LAST = frozenset(f"JOB_{state}" for state in JobState if state.terminal)
+"""Kinds of event after which a job has no more."""
+
+
+def _path(job_id: str, *parts: str) -> str:
+    return "/v1/jobs/" + "/".join(quote(part, safe="/" if index else "") for index, part in enumerate((job_id, *parts)))
+
+
+def _body(spec: Spec) -> Any:
+    return spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
+
+
+def _document(kind: type[D], data: object) -> D:
+    """A document from a server that may be newer than this client."""
+    try:
+        return kind.model_validate(data, extra="ignore")
+    except ValueError as error:
+        raise ApiError(f"the server's answer is not what this client understands: {error}") from None

@@ -1,0 +1,191 @@
+"""A job while it goes on: a picture that is drawn anew, or a line for each event where there is no terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.trial import State
+from service.board import Board, Contender, Happened
+from service.screens.words import Signs, amount, duration, percent, plural, sparkline
+from workers.ports import JobState, Phase
+
+_STYLES = {
+    JobState.SUCCEEDED: "bold green",
+    JobState.FAILED: "bold red",
+    JobState.CANCELLED: "bold yellow",
+}
+_BAR = 22
+"""Columns of a progress bar."""
+
+
+def live_screen(board: Board, *, now: datetime, signs: Signs, rows: int = 5) -> RenderableType:
+    """Header, phases, the best so far, the first `rows` of the ranking, trials by state."""
+    parts: list[RenderableType] = [_header(board, now, signs), Text(), _phases(board, now, signs)]
+    if board.best is not None:
+        parts += [Text(), _best(board, board.best, signs), Text(), _ranking(board, rows)]
+    if board.contenders:
+        parts += [Text(), _counts(board, signs)]
+    return Group(*parts)
+
+
+def _header(board: Board, now: datetime, signs: Signs) -> RenderableType:
+    began = board.began_at or now
+    grid = Table.grid(expand=True, padding=(0, 1))
+    grid.add_column(ratio=1)
+    grid.add_column(justify="right", no_wrap=True)
+    what = Text.assemble(
+        (board.job_id, "bold"),
+        "  ",
+        (board.state, _STYLES.get(board.state, "bold cyan")),
+        "  ",
+        (aim(board.spec, signs), "dim"),
+    )
+    grid.add_row(what, duration(max(((board.ended_at or now) - began).total_seconds(), 0.0)))
+    return grid
+
+
+def aim(spec: Any, signs: Signs) -> str:
+    """`small_resnet on digits, macs ≤ 25%`."""
+    limits = ", ".join(f"{metric} {signs.most} {limit}" for metric, limit in spec["budget"].items())
+    return f"{spec['teacher']['name']} on {spec['dataset']['name']}, {limits}"
+
+
+def _phases(board: Board, now: datetime, signs: Signs) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=2)
+    grid.add_column(min_width=10)
+    grid.add_column(width=_BAR)
+    grid.add_column(min_width=22)
+    grid.add_column(justify="right")
+    for phase, station in board.stations.items():
+        spent = station.seconds(board.ended_at or now)
+        time = "" if spent is None else duration(spent)
+        if station.ended_at is not None:
+            mark, bar = Text(signs.tick, "green"), _bar(1, 1, signs)
+        elif spent is not None:
+            mark, bar = Text(signs.active, "cyan"), _bar(station.done, station.total, signs)
+        else:
+            mark, bar = Text(signs.waiting, "dim"), Text()
+        grid.add_row(
+            mark, Text(phase, "" if spent is not None else "dim"), bar, Text(_news(board, phase)), Text(time, "dim")
+        )
+    return grid
+
+
+def _bar(done: int, total: int, signs: Signs) -> Text:
+    filled = round(_BAR * min(done / total, 1)) if total else 0
+    return Text.assemble((signs.bar * filled, "cyan"), (signs.axis * (_BAR - filled), "dim"))
+
+
+def _news(board: Board, phase: Phase) -> str:
+    station = board.stations[phase]
+    if phase is Phase.TEACHER and board.teacher_accuracy is not None:
+        return f"{percent(board.teacher_accuracy)} accuracy"
+    if phase is Phase.SURVEY and "macs" in board.teacher_cost:
+        return f"{amount(board.teacher_cost['macs'])} macs"
+    if phase is Phase.SEARCH and station.total:
+        return f"{station.done} of {plural(station.total, 'trial')}"
+    if station.total and station.ended_at is None:
+        unit = {Phase.TEACHER: "epochs", Phase.FINALISTS: "steps"}.get(phase, "")
+        return f"{station.done:,} of {station.total:,} {unit}".rstrip()
+    return ""
+
+
+def _best(board: Board, best: Contender, signs: Signs) -> Text:
+    line = Text.assemble(
+        ("best so far  ", "dim"),
+        (f"trial {best.number}", "bold"),
+        f"  {percent(best.accuracy or 0)}",
+        (f" at {_shares(board, best)}" if board.teacher_cost else "", ""),
+    )
+    if len(board.course) > 1:
+        line.append("  " + sparkline(board.course, 24, signs), "cyan")
+    return line
+
+
+def _shares(board: Board, trial: Contender) -> str:
+    metrics = list(board.limits) or ["macs"]
+    return ", ".join(f"{percent(trial.cost[metric] / board.teacher_cost[metric])} {metric}" for metric in metrics)
+
+
+def _ranking(board: Board, rows: int) -> Table:
+    rungs = len(board.spec["search"]["rungs"])
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("trial", "accuracy", "macs", "params", "rung"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for trial in board.ranking[:rows]:
+        shares = [
+            percent(trial.cost[metric] / board.teacher_cost[metric]) if board.teacher_cost.get(metric) else ""
+            for metric in ("macs", "params")
+        ]
+        table.add_row(
+            str(trial.number),
+            percent(trial.accuracy or 0),
+            *shares,
+            f"{trial.rungs}/{rungs}",
+            Text(trial.state.lower(), "dim"),
+        )
+    return table
+
+
+def _counts(board: Board, signs: Signs) -> Text:
+    counts = board.counts()
+    shown = [State.RUNNING, State.PENDING, State.COMPLETED, State.STOPPED, State.FAILED]
+    words = [f"{counts[state]} {state.lower()}" for state in shown if counts[state] or state is not State.FAILED]
+    return Text(f"trials  {f' {signs.dot} '.join(words)}", "dim")
+
+
+def event_line(event: Happened, spec: Any) -> str | None:
+    """One event in words; None for those that say nothing new."""
+    data = event.data
+    match event.kind:
+        case "JOB_CLAIMED":
+            again = data.get("claim", 1)
+            return "started" if again == 1 else f"taken up again (claim {again})"
+        case "LEASE_EXPIRED":
+            return "its driver has gone silent; another will go on"
+        case "PHASE_ENTERED":
+            return f"{data['phase']}: begun"
+        case "PHASE_FINISHED":
+            return f"{data['phase']}: done{_outcome(data['phase'], data['result'])}"
+        case "PROGRESS" if "done" in data:
+            return f"{data['phase']}: {data['done']:,} of {data['total']:,}"
+        case "TRIAL_SCORED":
+            rungs = len(spec["search"]["rungs"])
+            return (
+                f"trial {data['number']}: {percent(data['accuracy'])} accuracy at rung {data['rung'] + 1} of {rungs} "
+                f"(step {data['step']:,}), kl {data['kl']:.3f}"
+            )
+        case "FINALIST_SCORED":
+            return f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy, kl {data['kl']:.3f}"
+        case "TRIAL_STOPPED":
+            return f"trial {data['number']}: stopped early"
+        case "TRIAL_FAILED" | "TRIAL_RETURNED":
+            word = "failed" if event.kind == "TRIAL_FAILED" else "lost its machine, will be given out again"
+            return f"trial {data['number']}: {word}{': ' if data.get('reason') else ''}{data.get('reason', '')}"
+        case "ARTIFACT_KEPT":
+            return f"kept {data['name']}"
+        case "CANCEL_REQUESTED":
+            return "asked to cancel"
+        case "JOB_SUCCEEDED":
+            return "succeeded"
+        case "JOB_FAILED" | "JOB_CANCELLED":
+            return (
+                f"{event.kind.removeprefix('JOB_').lower()}{': ' if data.get('reason') else ''}{data.get('reason', '')}"
+            )
+    return None
+
+
+def _outcome(phase: str, result: Any) -> str:
+    if phase == "teacher":
+        return f", {result['source']}, {percent(result['accuracy'])} accuracy"
+    if phase == "survey":
+        costs = ", ".join(f"{amount(value)} {metric}" for metric, value in result["cost"].items() if metric != "flops")
+        return f", the teacher has {costs}; {plural(result['sites'], 'site')}"
+    return ""

@@ -1,0 +1,180 @@
+"""Lists: jobs, trials, artifacts, plugins, plans, checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from search.errors import FieldError
+from service.documents import JobDocument, TrialDocument
+from service.screens.words import Signs, amount, duration, percent, plural
+from workers.ports import JobState
+
+_STATES = {
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "yellow",
+    JobState.QUEUED: "dim",
+}
+
+
+def jobs_table(jobs: Iterable[JobDocument], *, now: datetime, signs: Signs) -> RenderableType:
+    table = _table("job", "state", "teacher", "dataset", "budget", ">student", ">age")
+    for job in jobs:
+        budget = ", ".join(f"{metric} {signs.most} {limit}" for metric, limit in job.spec["budget"].items())
+        student = "" if job.student is None else percent(job.student.metrics.accuracy)
+        table.add_row(
+            job.id,
+            Text(job.state, _STATES.get(job.state, "cyan")),
+            job.teacher.name,
+            job.spec["dataset"]["name"],
+            budget,
+            student,
+            duration((now - job.created_at).total_seconds()),
+        )
+    return table
+
+
+def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
+    """A job that has not ended, in a few lines."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    rows: list[tuple[str, RenderableType]] = [
+        ("job", Text(job.id, "bold")),
+        ("state", Text(job.state, _STATES.get(job.state, "cyan"))),
+        ("teacher", job.teacher.name),
+        ("dataset", str(job.spec["dataset"]["name"])),
+        ("budget", ", ".join(f"{metric} {signs.most} {limit}" for metric, limit in job.spec["budget"].items())),
+    ]
+    if job.reason:
+        rows.append(("reason", job.reason))
+    if job.phase is not None and not job.state.terminal:
+        progress = f", {job.progress.done} of {job.progress.total}" if job.progress else ""
+        rows.append(("phase", f"{job.phase}{progress}"))
+    if job.teacher.metrics is not None:
+        rows.append(("accuracy", f"{percent(job.teacher.metrics.accuracy)} (teacher)"))
+    if job.trials.total:
+        rows.append(("trials", _trial_counts(job)))
+    if job.best is not None:
+        rows.append(("best", f"trial {job.best.number}, {percent(job.best.accuracy)} at rung {job.best.rung + 1}"))
+    if job.timing.seconds is not None:
+        rows.append(("time", duration(job.timing.seconds)))
+    for name, value in rows:
+        grid.add_row(name, value)
+    return Padding(grid, (1, 2))
+
+
+def _trial_counts(job: JobDocument) -> str:
+    counts = job.trials.model_dump()
+    return ", ".join(f"{counts[name]} {name}" for name in counts if name == "total" or counts[name])
+
+
+def trials_table(trials: Sequence[TrialDocument], teacher: Mapping[str, int] | None) -> RenderableType:
+    """By number; costs also as shares of the teacher's when they are known."""
+    metrics = list(trials[0].cost) if trials else []
+    table = _table(">trial", "state", ">rungs", ">accuracy", ">kl", *(f">{metric}" for metric in metrics), "reason")
+    for trial in trials:
+        score = trial.scores[-1] if trial.scores else None
+        costs = [
+            amount(trial.cost[metric]) + (f" ({percent(trial.cost[metric] / teacher[metric])})" if teacher else "")
+            for metric in metrics
+        ]
+        table.add_row(
+            str(trial.number),
+            trial.state.lower(),
+            str(len(trial.scores)),
+            percent(score.accuracy) if score else "",
+            f"{score.kl:.3f}" if score else "",
+            *costs,
+            trial.reason,
+        )
+    return table
+
+
+def ordered(trials: Iterable[TrialDocument], key: str) -> list[TrialDocument]:
+    """By `number`, by `accuracy` (best first) or by a cost (least first). Raises `KeyError` for another word."""
+    if key == "number":
+        return sorted(trials, key=lambda trial: trial.number)
+    if key == "accuracy":
+        return sorted(trials, key=lambda trial: -(trial.scores[-1].accuracy if trial.scores else -1.0))
+    return sorted(trials, key=lambda trial: trial.cost[key])
+
+
+def pareto(trials: Iterable[TrialDocument], metric: str) -> list[TrialDocument]:
+    """The scored trials that no other one beats in both accuracy and `metric`, cheapest first."""
+    scored = [trial for trial in trials if trial.scores]
+    front: list[TrialDocument] = []
+    for trial in sorted(scored, key=lambda trial: (trial.cost[metric], -trial.scores[-1].accuracy)):
+        if not front or trial.scores[-1].accuracy > front[-1].scores[-1].accuracy:
+            front.append(trial)
+    return front
+
+
+def catalog_table(entries: Iterable[Mapping[str, Any]]) -> RenderableType:
+    table = _table("name", "what it is", "options")
+    for entry in entries:
+        properties = entry["options"].get("properties", {})
+        table.add_row(
+            Text(entry["name"], "bold"),
+            entry["summary"],
+            Text("\n".join(_option(name, schema) for name, schema in properties.items()), "dim"),
+        )
+        table.add_row()
+    return table
+
+
+def _option(name: str, schema: Mapping[str, Any]) -> str:
+    return f"{name}: {json.dumps(schema['default'])}" if "default" in schema else name
+
+
+def plan_screen(plan: Mapping[str, Any], *, signs: Signs) -> RenderableType:
+    """A plan as `POST /v1/jobs?validate_only=true` gives it."""
+    costs, smallest, limits = plan["cost"], plan["smallest"], plan["limits"]
+    table = _table("", ">teacher", ">smallest", ">limit", ">share", "")
+    for metric, cost in costs.items():
+        limit = limits.get(metric)
+        said = Text()
+        if limit is not None:
+            fits = smallest[metric] <= limit
+            said = Text(
+                f"{signs.tick} reachable" if fits else f"{signs.cross} out of reach", "green" if fits else "red"
+            )
+        table.add_row(
+            metric,
+            amount(cost),
+            f"{amount(smallest[metric])} ({percent(smallest[metric] / cost)})",
+            "" if limit is None else f"{signs.most} {amount(limit)}",
+            "" if limit is None else percent(limit / cost),
+            said,
+        )
+    space = Text(f"{plural(plan['sites'], 'site')}, about {plan['size']:.1e} students", "dim")
+    return Group(table, Text(), space)
+
+
+def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:
+    """One block a mistake: where, what and remedy, what could stand there."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for error in errors:
+        message = Text(error.message)
+        if error.allowed and len(error.allowed) <= 16:
+            message.append(f"\nallowed: {', '.join(error.allowed)}", "dim")
+        grid.add_row(f"  {signs.cross} {error.pointer or '/'}", message)
+    return grid
+
+
+def _table(*columns: str) -> Table:
+    """A column whose name begins with `>` is set to the right."""
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
