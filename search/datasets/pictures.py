@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from search.datasets.arrays import published
 from search.errors import DataError
@@ -64,17 +64,18 @@ class Tree:
             raise DataError(f"the folder cannot be read: {error.strerror}", file=self.name(folder)) from None
         for entry in entries:
             if entry.is_symlink():
-                self._check_link(Path(entry.path))
+                self._check_inside(Path(entry.path))
+                if entry.is_dir():
+                    raise DataError(
+                        "this is a link to a folder; put the folder itself there", file=self.name(Path(entry.path))
+                    )
         return entries
 
-    def _check_link(self, link: Path) -> None:
-        target = link.resolve()
-        if not target.is_relative_to(self.root):
+    def _check_inside(self, link: Path) -> None:
+        if not link.resolve().is_relative_to(self.root):
             raise DataError(
                 "this link leads out of the dataset's folder; put the file itself there", file=self.name(link)
             )
-        if target.is_dir():
-            raise DataError("this is a link to a folder; put the folder itself there", file=self.name(link))
 
     def folders(self, folder: Path) -> list[Path]:
         return [Path(entry.path) for entry in self.entries(folder) if entry.is_dir()]
@@ -116,13 +117,14 @@ class Tree:
         SHA-256 of each file. Those whose size and times are as they were at the last call are not read again.
 
         Raises:
-            DataError: as `read`.
+            DataError: as `read`; or a link leads out of the tree.
         """
         memo = cache / "datasets" / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:24]}.digests.json"
         known = _recalled(memo)
         now = time.time()
 
         def digest(path: Path) -> tuple[str, list[object]]:
+            self._check_inside(path)
             try:
                 status = path.stat()
             except OSError as error:
@@ -151,13 +153,16 @@ class Tree:
 
         def one(job: tuple[int, Path, str]) -> None:
             index, path, digest = job
-            if path.is_symlink():
-                self._check_link(path)
+            self._check_inside(path)
             content = self.read(path)
             if hashlib.sha256(content).hexdigest() != digest:
                 raise DataError("the file changed while the dataset was read; start again", file=self.name(path))
             try:
                 images[index] = _decoded(content, size, channels)
+            except UnidentifiedImageError:
+                raise DataError(
+                    f"not an image ({', '.join(_FORMATS)} are read); remove it", file=self.name(path)
+                ) from None
             except Exception as error:  # decoders of hostile bytes raise anything
                 raise DataError(f"not a readable image ({error}); replace or remove it", file=self.name(path)) from None
 
@@ -174,7 +179,7 @@ def statistics(channels: Channels) -> tuple[tuple[float, ...], tuple[float, ...]
     They centre natural images well enough, and knowing them needs no decoding; grey is the luminance of both.
     """
     if channels == 1:
-        return (0.458,), (0.226,)
+        return (0.459,), (0.226,)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -251,12 +251,8 @@ class Torchvision:
         return f"torchvision-{options.dataset}-{digest[:32]}"
 
     @cached_property
-    def _train(self) -> _Part:
-        return self._open("train")
-
-    @cached_property
     def _classes(self) -> _Classes:
-        return _Classes.of(self._train)
+        return _Classes.of(self._open("train"))
 
     def _open(self, name: SplitName) -> _Part:
         tree, source = self._tree, self._source
@@ -272,16 +268,16 @@ class Torchvision:
             # never left to its default: there are datasets that download unless told not to
             return _Part.of(self._loader(root=str(tree.root), download=False, **source.parts[name]))
         except Exception as error:  # torchvision raises whatever the bytes provoke
+            reason = str(error).replace(str(tree.root), tree.shown) or type(error).__name__
             raise DataError(
-                f"the files of {self._options.dataset} are missing or damaged ({error or type(error).__name__}); "
-                "fetch them again",
+                f"the files of {self._options.dataset} are missing or damaged ({reason}); fetch them again",
                 file=tree.shown,
                 pointer="/dataset/options",
             ) from error
 
     def _build(self) -> Mapping[SplitName, Split]:
         options, classes = self._options, self._classes
-        parts = {name: self._train if name == "train" else self._open(name) for name in self._source.parts}
+        parts = {name: self._open(name) for name in self._source.parts}
         check_memory(sum(len(part.labels) for part in parts.values()), options.channels, self._size)
         whole = {
             name: Split(

@@ -640,6 +640,23 @@ def test_an_official_validation_part_is_used(tmp_path: Path) -> None:
     assert [len(dataset.split(name)) for name in SPLITS] == [6, 8, 10]
 
 
+def test_links_out_of_a_dataset_are_refused(tmp_path: Path) -> None:
+    root = mnist(tmp_path / "data")
+    (root / "FashionMNIST" / "raw").rename(tmp_path / "elsewhere")
+    (root / "FashionMNIST" / "raw").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="leads out of the dataset's folder"):
+        zoo(root, "FashionMNIST", tmp_path / "cache").info()
+
+
+def test_the_server_does_not_say_where_its_folders_are(tmp_path: Path) -> None:
+    root = mnist(tmp_path / "data")
+    (root / "FashionMNIST/raw/train-labels-idx1-ubyte").write_bytes(b"")
+    options = read_part(Torchvision.Options, {"dataset": "FashionMNIST", "root": "data"})
+    with pytest.raises(DataError) as caught:
+        Torchvision(options, Files(tmp_path / "cache", (tmp_path,))).info()
+    assert str(tmp_path) not in caught.value.message
+
+
 def test_usps_is_read_only_when_it_is_the_authors_file(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("usps.bz2", "usps.t.bz2"):
