@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.databases import _migrated, engine, postgres, postgres_server, sqlite
+
+__all__ = ["_migrated", "engine", "postgres", "postgres_server", "sqlite"]
