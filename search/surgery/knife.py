@@ -54,9 +54,10 @@ class Knife:
         for layer_name, layer in self.layers.items():
             if layer.weighs is None:
                 continue
-            weight = model.get_parameter(f"{layer_name}.{layer.weighs}").detach().double().square()
+            weight = model.get_parameter(f"{layer_name}.{layer.weighs}").detach()
             for dim, lane in self.lanes_of.get(f"{layer_name}.{layer.weighs}", ()):
-                per_channel = weight.transpose(0, dim).flatten(1).sum(1).numpy()
+                others = [other for other in range(weight.dim()) if other != dim]
+                per_channel = weight.square().sum(others, dtype=torch.float64).numpy()
                 for group, table in lane.tables.items():
                     per_unit = per_channel[table].sum(1)
                     scores[group] += per_unit / max(float(per_unit.mean()), 1e-30)
@@ -68,7 +69,7 @@ class Knife:
             for name, tensor in _tensors(model):
                 for dim, lane in self.lanes_of.get(name, ()):
                     order = torch.from_numpy(lane.sorted(orders))
-                    tensor.copy_(tensor.index_select(dim, order))
+                    tensor.data = tensor.index_select(dim, order)
 
     def graft(self, model: nn.Module, kept: Sequence[int], removed: Collection[str]) -> nn.Module:
         """

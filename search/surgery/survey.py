@@ -13,7 +13,6 @@ import copy
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -67,19 +66,16 @@ class Anatomy:
     def space(self) -> Space:
         return self.sites.space
 
-    @cached_property
-    def units(self) -> NDArray[np.int64]:
-        """By which a site's choice is divided to get its variable, `[sites]`."""
-        groups = self.knife.grouping.groups
-        of = self.sites.group_of
-        units = [groups[of[index]].unit if index in of else 1 for index in range(len(self.space.sites))]
-        return np.asarray(units, dtype=np.int64)
+    def costs_of(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """macs, flops and params, each `[n]`, for choices `[n, sites]`."""
+        costs = self.costs(choices)
+        return {"macs": costs["macs"], "flops": 2 * costs["macs"], "params": costs["params"]}
 
     def graft(self, model: nn.Module, candidate: Candidate) -> nn.Module:
-        row = self.space.array([candidate])[0] // self.units
+        row = self.space.array([candidate])[0]
         kept = [group.units for group in self.knife.grouping.groups]
         for site, group in self.sites.group_of.items():
-            kept[group] = int(row[site])
+            kept[group] = int(row[site]) // self.knife.grouping.groups[group].unit
         removed = [block for site, block in self.sites.block_of.items() if not row[site]]
         return self.knife.graft(model, kept, removed)
 
@@ -106,7 +102,7 @@ class Survey:
 
     def costs_of(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """The same for choices `[n, sites]` in the order of the space's sites; choices of void sites do not matter."""
-        return self._anatomy.costs(np.asarray(choices, dtype=np.int64) // self._anatomy.units)
+        return self._anatomy.costs_of(choices)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """By metric, the costs of the smallest student and of the teacher."""
@@ -136,9 +132,7 @@ def survey(model: nn.Module, example: Tensor, options: SpaceSpec | None = None) 
     image = example.detach()[:1].to(device="cpu", dtype=torch.float32, copy=True)
     teacher = _copied(model)
     logits = _logits(teacher, image)
-    skeleton = copy.deepcopy(teacher)
-    _randomise(skeleton)
-    anatomy = _Surveyor(skeleton, image, options or SpaceSpec(), deadline).anatomy()
+    anatomy = _Surveyor(_skeleton(teacher), image, options or SpaceSpec(), deadline).anatomy()
     anatomy.knife.reorder(teacher, anatomy.knife.orders(teacher))
     for changed in (teacher, anatomy.graft(teacher, anatomy.space.full())):
         if not _agree(_logits(changed, image), logits, _EXACTNESS):
@@ -175,21 +169,23 @@ def _agree(logits: Tensor, others: Tensor, tolerance: float) -> bool:
     return bool(deviation <= tolerance * others.abs().max().clamp_min(1e-6))
 
 
-def _randomise(model: nn.Module) -> None:
-    """The same random weights on every machine, of a size that keeps every layer's signal alive."""
+def _skeleton(model: nn.Module) -> nn.Module:
+    """A copy with the same random weights on every machine, of a size that keeps every layer's signal alive."""
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() >= 2 and parameter[0].numel() > 1:
-                parameter.copy_(noise * (2 / parameter[0].numel()) ** 0.5)
-            else:
-                parameter.copy_(0.5 + 0.25 * noise)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.25 * torch.randn(buffer.shape, generator=generator))
-            elif name.endswith("running_var"):
-                buffer.copy_(0.75 + 0.5 * torch.rand(buffer.shape, generator=generator))
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        weight = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() >= 2 and parameter[0].numel() > 1:
+            weight *= (2 / parameter[0].numel()) ** 0.5
+        else:
+            weight.mul_(0.25).add_(0.5)
+        memo[id(parameter)] = nn.Parameter(weight)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            memo[id(buffer)] = 0.25 * torch.randn(buffer.shape, generator=generator)
+        elif name.endswith("running_var"):
+            memo[id(buffer)] = 0.75 + 0.5 * torch.rand(buffer.shape, generator=generator)
+    return copy.deepcopy(model, memo)
 
 
 class _Surveyor:
@@ -300,7 +296,7 @@ class _Surveyor:
                     choices[site.name] = site.least
             candidate = found.space.candidate(choices)
             counted = count(found.graft(self._model, candidate), self._image)
-            row = found.space.array([candidate]) // found.units
-            if counted != {metric: int(values[0]) for metric, values in found.costs(row).items()}:
+            computed = found.costs_of(found.space.array([candidate]))
+            if counted != {metric: int(values[0]) for metric, values in computed.items()}:
                 return "the cost of the network that is left is not the one computed"
         return ""

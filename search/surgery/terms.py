@@ -15,9 +15,9 @@ from search.surgery.sites import Sites
 
 def polynomials(model: nn.Module, channels: Channels, knife: Knife, sites: Sites, macs: int) -> Polynomials:
     """
-    macs, flops and params of students of `model`, whose own count is `macs`.
+    macs and params of students of `model`, whose own count is `macs`.
 
-    The variables are those of `search.costs.polynomial`, in the order of the sites. Multiplications of `model` that no
+    The choices are in the order of the sites. Multiplications of `model` that no
     layer accounts for, in functions called directly, are taken for constant; the survey checks that they are.
     """
     return _Terms(model, channels, knife, sites).polynomials(macs)
@@ -27,6 +27,7 @@ class _Terms:
     def __init__(self, model: nn.Module, channels: Channels, knife: Knife, sites: Sites) -> None:
         self._model, self._channels, self._knife = model, channels, knife
         self._site_of = {group: site for site, group in sites.group_of.items()}
+        self._units = {site: knife.grouping.groups[group].unit for site, group in sites.group_of.items()}
         self._keep_of: Mapping[str, int] = {block: site for site, block in sites.block_of.items()}
 
     def polynomials(self, macs: int) -> Polynomials:
@@ -34,8 +35,7 @@ class _Terms:
         layers = sum(self._full_macs(layer) for layer in self._channels.positions)
         macs_terms = total(counted, (Term(macs - layers),))
         params = total(*(self._params(name, parameter) for name, parameter in self._model.named_parameters()))
-        flops = tuple(Term(2 * term.coefficient, term.sites) for term in macs_terms)
-        return Polynomials({"macs": macs_terms, "flops": flops, "params": params})
+        return Polynomials({"macs": macs_terms, "params": params}, self._units)
 
     def _macs(self, layer_name: str) -> Terms:
         """positions x outputs x inputs of one bundle, which cutting whole bundles leaves as they are."""
