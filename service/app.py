@@ -1,0 +1,87 @@
+"""
+The web application: routes joined to the record, the artifacts and the checker that they are given.
+
+Nothing here, nor anything imported from here, loads torch or Ray.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from service.checker import Checker
+from service.description import describe
+from service.door import Door, SameOrigin
+from service.metrics import Metrics
+from service.problems import HANDLERS
+from service.routes import artifacts as artifact_routes
+from service.routes import catalog, events, probes
+from service.routes import jobs as job_routes
+from service.schemas import BODY_BYTES
+from service.settings import Settings
+from service.store.ports import Jobs
+from workers.ports import Artifacts
+
+
+def create_app(
+    settings: Settings,
+    jobs: Jobs,
+    artifacts: Artifacts,
+    checker: Checker,
+    *,
+    schema_version: str,
+    draining: threading.Event | None = None,
+) -> FastAPI:
+    """
+    `schema_version` is the revision of the tables that this program works with; with another one the app is not ready.
+
+    Whoever sets `draining` says that the end is near: readiness goes off, and streams and waiting requests end.
+    `checker` is closed with the app.
+    """
+
+    @asynccontextmanager
+    async def living(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.draining.set()
+        await run_in_threadpool(checker.close)
+
+    metrics = Metrics(jobs)
+    app = FastAPI(
+        title="Stillhouse",
+        version=version("stillhouse"),
+        summary="Make a CNN small: teacher, dataset and budget in; a distilled student under its budget out.",
+        docs_url=None,  # its pages would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=living,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(Door, observe=metrics.observe),
+            Middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False),
+            Middleware(SameOrigin),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=BODY_BYTES),
+        ],
+        exception_handlers=dict(HANDLERS),
+    )
+    app.state.settings, app.state.jobs, app.state.artifacts, app.state.checker = settings, jobs, artifacts, checker
+    app.state.metrics, app.state.schema_version = metrics, schema_version
+    app.state.draining = draining or threading.Event()
+    app.state.streams = events.Streams(settings.event_streams)
+    for router in (
+        probes.open_to_all,
+        probes.guarded,
+        catalog.router,
+        job_routes.router,
+        events.router,
+        artifact_routes.router,
+    ):
+        app.include_router(router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,288 @@
+"""
+Checks a spec before it is accepted, and tells what plugins there are.
+
+Both need torch, which the process that answers HTTP never loads: they happen in a child process. Between the two goes
+JSON and nothing else, so neither can make the other run anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.errors import FieldError, StillhouseError, UserError
+from search.files import Files
+from search.spec import JobSpec, read_spec
+
+logger = logging.getLogger("stillhouse.checker")
+
+Json = dict[str, Any]
+
+
+class CheckerBusy(StillhouseError):
+    """No answer in time, or the child died over the question; the same question may be answered later."""
+
+    code = "BUSY"
+
+
+class Checker(Protocol):
+    """Threads may share one."""
+
+    def check(self, spec: JobSpec) -> Json:
+        """
+        What the job would do: `search.recipe.Recipe.plan`.
+
+        Raises:
+            UserError: the job cannot be done; `errors` says which fields are at fault.
+            CheckerBusy: no answer in time.
+        """
+        ...
+
+    def catalog(self, kind: str) -> list[Json]:
+        """`{name, summary, options}` of every plugin of a kind. Raises `UserError` when there is no such kind."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class DirectChecker:
+    """Checks in this process, which then has torch loaded; for the command line and the child."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def check(self, spec: JobSpec) -> Json:
+        from search.recipe import prepare
+
+        return _plain(prepare(spec, self._files).plan())
+
+    def catalog(self, kind: str) -> list[Json]:
+        from search.catalog import Catalog
+
+        return [_plain(asdict(entry)) for entry in Catalog().describe(kind)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ChildChecker:
+    """
+    Checks in a child process, one question at a time, each within `limit_seconds`.
+
+    The child is started by the first question or by `warm`, and again after it died or was killed for being late.
+    """
+
+    def __init__(self, files: Files, *, limit_seconds: float) -> None:
+        self._files, self._limit = files, limit_seconds
+        self._turn = threading.Lock()
+        self._child: tuple[BaseProcess, Connection] | None = None
+        self._closed = False
+
+    def check(self, spec: JobSpec) -> Json:
+        answer: Json = self._ask({"check": spec.model_dump(mode="json")})
+        return answer
+
+    def catalog(self, kind: str) -> list[Json]:
+        answer: list[Json] = self._ask({"catalog": kind})
+        return answer
+
+    def warm(self) -> None:
+        """Has the child load what it needs, in the background, so that the first question does not wait for it."""
+
+        def load() -> None:
+            with suppress(StillhouseError):
+                self.catalog("strategies")
+
+        threading.Thread(target=load, name="checker-warm", daemon=True).start()
+
+    def close(self) -> None:
+        self._closed = True
+        child = self._child
+        if child is None:
+            return
+        child[0].kill()  # so that a question under way ends now
+        with self._turn:
+            _end(*child)
+            self._child = None
+
+    def _ask(self, question: Json) -> Any:
+        deadline = time.monotonic() + self._limit
+        if not self._turn.acquire(timeout=self._limit):
+            raise CheckerBusy("too many jobs are being checked at the moment; try again in some seconds")
+        try:
+            if self._closed:
+                raise CheckerBusy("the server is shutting down")
+            answer = self._exchange(json.dumps(question).encode(), deadline)
+        finally:
+            self._turn.release()
+        if "error" in answer:
+            raise _raised(answer["error"])
+        return answer["answer"]
+
+    def _exchange(self, question: bytes, deadline: float) -> Json:
+        process, pipe = self._living()
+        try:
+            pipe.send_bytes(question)
+            if pipe.poll(max(deadline - time.monotonic(), 0.0)):
+                answer: Json = json.loads(pipe.recv_bytes())
+                return answer
+            logger.warning("the checker gave no answer within %.0f s; it is started again", self._limit)
+            reason = f"checking the job took longer than {self._limit:.0f} s; try again, or ask the operator why"
+        except (EOFError, OSError):
+            logger.warning("the checker died with code %s; it is started again", process.exitcode)
+            reason = "the process that checks jobs died at this one; try again, or ask the operator why"
+        _end(process, pipe)
+        self._child = None
+        raise CheckerBusy(reason)
+
+    def _living(self) -> tuple[BaseProcess, Connection]:
+        if self._child is not None and not self._child[0].is_alive():
+            _end(*self._child)
+            self._child = None
+        if self._child is None:
+            self._child = _start(self._files)
+        return self._child
+
+
+class CachedChecker:
+    """
+    Remembers plans and catalogs of another checker, so that a flood of equal jobs costs one check.
+
+    A plan is kept for `keep_seconds`, because the files it speaks of may change; a refusal is not kept at all.
+    """
+
+    def __init__(
+        self,
+        inner: Checker,
+        *,
+        size: int = 256,
+        keep_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner, self._size, self._keep, self._clock = inner, size, keep_seconds, clock
+        self._plans: OrderedDict[str, tuple[float, Json]] = OrderedDict()
+        self._catalogs: dict[str, list[Json]] = {}
+        self._lock = threading.Lock()
+        self._asking: dict[str, threading.Lock] = {}
+
+    def check(self, spec: JobSpec) -> Json:
+        key = _key(spec)
+        with self._lock:
+            asking = self._asking.setdefault(key, threading.Lock())
+        with asking:
+            plan = self._known(key)
+            if plan is None:
+                try:
+                    plan = self._inner.check(spec)
+                    self._remember(key, plan)
+                finally:
+                    with self._lock:
+                        self._asking.pop(key, None)
+        return plan
+
+    def catalog(self, kind: str) -> list[Json]:
+        if kind not in self._catalogs:
+            self._catalogs[kind] = self._inner.catalog(kind)
+        return self._catalogs[kind]
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _known(self, key: str) -> Json | None:
+        with self._lock:
+            made, plan = self._plans.get(key, (0.0, None))
+            return plan if plan is not None and self._clock() - made < self._keep else None
+
+    def _remember(self, key: str, plan: Json) -> None:
+        with self._lock:
+            self._plans[key] = (self._clock(), plan)
+            self._plans.move_to_end(key)
+            while len(self._plans) > self._size:
+                self._plans.popitem(last=False)
+
+
+_NOT_CHECKED = frozenset({"labels", "priority", "resources", "export"})
+"""Parts of a spec that no plan depends on."""
+
+
+def _key(spec: JobSpec) -> str:
+    document = spec.model_dump(mode="json", exclude=set(_NOT_CHECKED))
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _start(files: Files) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    roots = None if files.roots is None else [str(root) for root in files.roots]
+    process = context.Process(
+        target=_serve, args=(theirs, str(files.cache), roots), name="stillhouse-checker", daemon=True
+    )
+    process.start()
+    theirs.close()  # so that the child's death ends the pipe
+    return process, ours
+
+
+def _end(process: BaseProcess, pipe: Connection) -> None:
+    process.kill()
+    process.join(5)
+    pipe.close()
+
+
+def _serve(pipe: Connection, cache: str, roots: list[str] | None) -> None:
+    """The child: answers until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the server, which ends this one too
+    files = Files(Path(cache), None if roots is None else tuple(Path(root) for root in roots))
+    checker = DirectChecker(files)
+    import torch
+
+    torch.set_num_threads(1)
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(json.dumps(_answer(checker, json.loads(pipe.recv_bytes()))).encode())
+
+
+def _answer(checker: Checker, question: Mapping[str, Any]) -> Json:
+    try:
+        if "catalog" in question:
+            return {"answer": checker.catalog(question["catalog"])}
+        return {"answer": checker.check(read_spec(question["check"]))}
+    except StillhouseError as error:
+        errors = [asdict(found) for found in error.errors] if isinstance(error, UserError) else None
+        return {"error": {"code": error.code, "message": error.message, "errors": errors}}
+    except Exception as error:
+        logging.getLogger("stillhouse.checker").exception("a check failed")
+        return {"error": {"code": "INTERNAL", "message": f"{type(error).__name__}: {error}", "errors": None}}
+
+
+def _raised(told: Mapping[str, Any]) -> StillhouseError:
+    """
+    What the child raised, with its code, message and errors. Its class is not told: it may be a plugin's own, and to
+    name it here would be to import the plugin.
+    """
+    error: StillhouseError
+    if told["errors"] is None:
+        error = StillhouseError(told["message"])
+    else:
+        error = UserError(told["message"])
+        error.errors = tuple(FieldError(**{**found, "allowed": tuple(found["allowed"])}) for found in told["errors"])
+    error.code = told["code"]
+    return error
+
+
+def _plain(document: Mapping[str, Any]) -> Json:
+    """As JSON would bring it back."""
+    copy: Json = json.loads(json.dumps(document, allow_nan=False))
+    return copy

@@ -1,0 +1,190 @@
+"""What routes are given: the parts of the server, and the request's body and ids once they have been checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from email.message import Message
+from typing import Annotated, Any, NoReturn
+
+from fastapi import Depends, Header, Request
+
+from search.errors import NotFound
+from service.checker import Checker
+from service.problems import Refusal
+from service.settings import Settings
+from service.store.ports import Jobs
+from workers.ports import Artifacts
+
+DEEPEST = 32
+"""Levels of nesting in a body."""
+_LARGEST_DIGITS = 400
+"""A number written longer than that is no number of ours, and costs quadratic time to read."""
+_JOB_ID = re.compile(r"job_[0-9a-z]{26}")
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+def _artifacts(request: Request) -> Artifacts:
+    artifacts: Artifacts = request.app.state.artifacts
+    return artifacts
+
+
+def _checker(request: Request) -> Checker:
+    checker: Checker = request.app.state.checker
+    return checker
+
+
+def _job_id(job_id: str) -> str:
+    """Ids of another form are not asked for: a database may choke on a NUL, and there is no such job anyway."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFound(f"there is no job `{job_id[:64]}`")
+    return job_id
+
+
+def _idempotency_key(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=128,
+            pattern=r"^[\x21-\x7e]+$",
+            description="A word of your own for this submission. Sent again with the same body, it gives the same job.",
+            examples=["3f1c6d1e-digits"],
+        ),
+    ] = None,
+) -> str | None:
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise Refusal("MALFORMED_REQUEST", "Send one Idempotency-Key, not several.")
+    return idempotency_key
+
+
+async def _json_body(request: Request) -> Any:
+    """
+    The decoded body.
+
+    Raises:
+        Refusal: it is not declared as JSON (415), or is not JSON that every later reader can take (400).
+    """
+    _expect_json(request.headers.get("content-type", ""))
+    return read_json(await request.body())
+
+
+def _expect_json(content_type: str) -> None:
+    declared = Message()
+    declared["content-type"] = content_type
+    charset = declared.get_content_charset("utf-8")
+    if declared.get_content_type() != "application/json" or charset not in ("utf-8", "us-ascii"):
+        raise Refusal(
+            "UNSUPPORTED_MEDIA_TYPE", "Send the job spec as JSON in UTF-8, with `Content-Type: application/json`."
+        )
+
+
+def read_json(body: bytes) -> Any:
+    """
+    Stricter than the standard reader: no NaN, no infinity, no name twice in one object, no character that is half of
+    a pair or NUL, at most `DEEPEST` levels.
+
+    Raises:
+        Refusal: it is not such JSON (400).
+    """
+    if not body:
+        raise Refusal("MALFORMED_JSON", "The body is empty; send a job spec as one JSON object.")
+    try:
+        text = body.decode("utf-8")
+        _check_depth(text)
+        document = json.loads(
+            text, parse_constant=_no_constant, parse_int=_int, parse_float=_float, object_pairs_hook=_object
+        )
+    except UnicodeDecodeError:
+        raise Refusal("MALFORMED_JSON", "The body is not encoded as UTF-8; encode it so.") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        message = f"The body is not JSON at {place}: {error.msg}. Check quotes, commas and brackets there."
+        raise Refusal("MALFORMED_JSON", message) from None
+    if any(not _decent(text) for text in _texts(document)):
+        raise Refusal("MALFORMED_JSON", "A text holds NUL or half of a surrogate pair; take that character out.")
+    return document
+
+
+def _check_depth(text: str) -> None:
+    """Before parsing: the parser recurses, and brackets inside texts are skipped as it would skip them."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        match bracket[0][0]:
+            case "[" | "{":
+                depth += 1
+                if depth > DEEPEST:
+                    raise Refusal("MALFORMED_JSON", f"The body is nested deeper than {DEEPEST} levels; flatten it.")
+            case "]" | "}":
+                depth -= 1
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Refusal("MALFORMED_JSON", f"{name} is not JSON; write a finite number, or null where that is allowed.")
+
+
+def _int(digits: str) -> int:
+    _check_digits(digits)
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    _check_digits(digits)
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        _no_constant(digits)
+    return number
+
+
+def _check_digits(digits: str) -> None:
+    if len(digits) > _LARGEST_DIGITS:
+        raise Refusal("MALFORMED_JSON", f"A number is written with more than {_LARGEST_DIGITS} digits; shorten it.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise Refusal("MALFORMED_JSON", f"`{name[:64]}` stands twice in one object; keep one.")
+        document[name] = value
+    return document
+
+
+def _texts(document: Any) -> Iterator[str]:
+    match document:
+        case str():
+            yield document
+        case list():
+            for item in document:
+                yield from _texts(item)
+        case dict():
+            for name, value in document.items():
+                yield name
+                yield from _texts(value)
+
+
+def _decent(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+JobsDep = Annotated[Jobs, Depends(_jobs)]
+ArtifactsDep = Annotated[Artifacts, Depends(_artifacts)]
+CheckerDep = Annotated[Checker, Depends(_checker)]
+JobId = Annotated[str, Depends(_job_id)]
+IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
+JsonBody = Annotated[Any, Depends(_json_body)]

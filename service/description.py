@@ -1,0 +1,108 @@
+"""
+How the API describes itself: the OpenAPI document, with every answer of every operation and an example of each.
+
+The document is committed as `docs/openapi.json`, so that a change of the API is seen as one.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from search.errors import FieldError
+from search.spec import JobSpec
+from service.problems import KINDS, MEDIA_TYPE, FieldProblem, Problem, problem
+
+_REF = "#/components/schemas/{model}"
+_ALWAYS = ("UNKNOWN_HOST", "FOREIGN_ORIGIN", "INTERNAL")
+_SAID = {
+    "INVALID_SPEC": FieldError(
+        "/search/trails", "UNKNOWN_FIELD", 'unknown field `trails`, did you mean "trials"?', ("trials",)
+    ),
+    "UNKNOWN_NAME": FieldError(
+        "/teacher/name",
+        "UNKNOWN_NAME",
+        'no teacher is called `small_resnt`, did you mean "small_resnet"?',
+        ("small_resnet",),
+    ),
+    "BUDGET_IMPOSSIBLE": FieldError(
+        "/budget/macs",
+        "BUDGET_IMPOSSIBLE",
+        "no student of this teacher has macs <= 100: the smallest reachable is 801,312 (3.50 % of the teacher's "
+        "22,901,345). Raise the limit, or widen the space.",
+    ),
+    "INVALID_PARAMETER": FieldError("/page_size", "INVALID_VALUE", "Input should be greater than or equal to 1"),
+}
+
+
+def answers(*codes: str, example: Any = None, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route: an example of its success, and every problem it may answer with."""
+    described: dict[int | str, dict[str, Any]] = {}
+    if example is not None:
+        described[status] = {"content": {"application/json": {"example": example}}}
+    for code in sorted({*codes, *_ALWAYS}, key=lambda code: (KINDS[code].status, code)):
+        kind = KINDS[code]
+        known = described.setdefault(
+            kind.status,
+            {
+                "description": HTTPStatus(kind.status).phrase,
+                "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}, "examples": {}}},
+                "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+            },
+        )
+        known["content"][MEDIA_TYPE]["examples"][code] = {"summary": kind.title, "value": _example(code)}
+    return described
+
+
+def _example(code: str) -> dict[str, Any]:
+    said = _SAID.get(code)
+    if said is None:
+        return problem(code, KINDS[code].remedy, "req_01ke7bq8k0f7m2s5v9x3y6z1ab").model_dump()
+    found = FieldProblem(
+        location="query" if code == "INVALID_PARAMETER" else "body",
+        pointer=said.pointer,
+        code=said.code,
+        message=said.message,
+        allowed=list(said.allowed),
+    )
+    return problem(code, said.message, "req_01ke7bq8k0f7m2s5v9x3y6z1ab", errors=[found]).model_dump()
+
+
+def spec_body(example: dict[str, Any]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads a job spec; `service.deps.JsonBody` is what reads it."""
+    schema = {"$ref": _REF.format(model="JobSpec")}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, made once; FastAPI calls this as `app.openapi()`."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        components.update(_schemas(JobSpec, mode="validation") | _schemas(Problem, mode="serialization"))
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _schemas(model: type[BaseModel], *, mode: Any) -> dict[str, Any]:
+    _, found = models_json_schema([(model, mode)], ref_template=_REF)
+    schemas: dict[str, Any] = found["$defs"]
+    return schemas
+
+
+def written(document: dict[str, Any]) -> str:
+    """The text of the committed file."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

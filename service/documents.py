@@ -1,0 +1,336 @@
+"""
+How a job and its trials are told to people and programs.
+
+One document, whoever asks: `GET /v1/jobs/{id}`, `stillhouse show --json` and `stillhouse local --json` print the same.
+Pure functions of the record; models of what leaves us have no defaults, so every field is always there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from search.budget import Budget
+from search.rungs import Rungs
+from search.trial import State, Trial
+from workers.events import Event
+from workers.ports import JobRecord, JobState, Phase, StoredFile
+from workers.results import ExportResult, FinalistsResult, Result, SurveyResult, TeacherResult
+
+R = TypeVar("R", bound=Result)
+
+Cost = dict[str, int]
+
+
+class Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TeacherMetrics(Document):
+    accuracy: float
+    """On the test set, 0..1."""
+    validation_accuracy: float
+
+
+class TeacherDocument(Document):
+    name: str
+    source: str | None
+    """`trained` by this job, `kept` from an earlier one, or `weights` from a file; null until it is there."""
+    metrics: TeacherMetrics | None
+    cost: Cost | None
+    """By metric; null until the network has been surveyed."""
+
+
+class StudentMetrics(Document):
+    accuracy: float
+    """On the test set, 0..1, looked at once."""
+    validation_accuracy: float
+    kl: float
+    """Mean KL(teacher || student) on the test set, in nats."""
+
+
+class VerdictDocument(Document):
+    metric: str
+    limit: int
+    value: int
+    fits: bool
+
+
+class StudentDocument(Document):
+    trial: str
+    number: int
+    metrics: StudentMetrics
+    cost: Cost
+    """Counted on the exported network."""
+    verdicts: list[VerdictDocument]
+    bytes: int
+    """Size of weights.safetensors."""
+
+
+class TrialCounts(Document):
+    total: int
+    pending: int
+    running: int
+    completed: int
+    """Scored at the last rung."""
+    promoted: int
+    """Scored at more than one rung, whatever became of them then."""
+    stopped: int
+    failed: int
+    cancelled: int
+
+
+class BestDocument(Document):
+    """The best trial so far: the highest rung first, then accuracy on validation."""
+
+    trial: str
+    number: int
+    rung: int
+    accuracy: float
+    kl: float
+    cost: Cost
+
+
+class Timing(Document):
+    seconds: float | None
+    """From the first claim to the end, or to now; null while the job is queued."""
+    phases: dict[str, float]
+    """Seconds by finished phase."""
+
+
+class ProgressDocument(Document):
+    """How far the phase under way has come, in units of its own: epochs, trials or steps."""
+
+    phase: str
+    done: int
+    total: int
+
+
+class ArtifactDocument(Document):
+    name: str
+    media_type: str
+    bytes: int
+    sha256: str
+    href: str
+
+
+class Links(Document):
+    self: str
+    trials: str
+    events: str
+    artifacts: str
+    cancel: str
+
+
+class JobDocument(Document):
+    id: str
+    state: JobState
+    reason: str
+    """Why it ended as it did; empty when it succeeded or has not ended."""
+    phase: str | None
+    """The phase entered last."""
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    ended_at: AwareDatetime | None
+    labels: dict[str, str]
+    priority: int
+    cancel_requested: bool
+    claims: int
+    """How often a driver has taken the job: 1 for one that was never interrupted."""
+    spec: dict[str, Any]
+    """As submitted, every default written out."""
+    teacher: TeacherDocument
+    student: StudentDocument | None
+    trials: TrialCounts
+    best: BestDocument | None
+    progress: ProgressDocument | None
+    timing: Timing
+    artifacts: list[ArtifactDocument]
+    links: Links
+
+
+class ScoreDocument(Document):
+    rung: int
+    step: int
+    accuracy: float
+    kl: float
+    seconds: float
+
+
+class TrialDocument(Document):
+    id: str
+    number: int
+    state: State
+    reason: str
+    attempt: int
+    key: str
+    """Names the candidate: equal keys, equal networks."""
+    choices: dict[str, int]
+    """By site."""
+    cost: Cost
+    scores: list[ScoreDocument]
+    """One a rung, in order."""
+
+
+class EventDocument(Document):
+    seq: int
+    """1, 2, 3, ... within the job, without gaps."""
+    kind: str
+    at: AwareDatetime
+    data: dict[str, Any]
+
+
+def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | None = None) -> JobDocument:
+    """
+    All that is known of a job.
+
+    `trials` are the job's; `now` measures how long an unfinished job has been going, and is not needed for others.
+    """
+    best = Rungs.best(trials, 1)
+    return JobDocument(
+        id=record.id,
+        state=record.state,
+        reason=record.reason,
+        phase=record.phase,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        labels=record.spec["labels"],
+        priority=record.spec["priority"],
+        cancel_requested=record.cancel_requested,
+        claims=record.claims,
+        spec=dict(record.spec),
+        teacher=_teacher(record),
+        student=_student(record, trials),
+        trials=_counts(trials),
+        best=_best(best[0]) if best else None,
+        progress=_progress(record, trials),
+        timing=_timing(record, now),
+        artifacts=[artifact_document(record.id, stored) for stored in record.files],
+        links=_links(record.id),
+    )
+
+
+def trial_document(trial: Trial) -> TrialDocument:
+    return TrialDocument(
+        id=trial.id,
+        number=trial.number,
+        state=trial.state,
+        reason=trial.reason,
+        attempt=trial.attempt,
+        key=trial.key,
+        choices=dict(trial.choices),
+        cost=dict(trial.cost),
+        scores=[
+            ScoreDocument(rung=score.rung, step=score.step, accuracy=score.accuracy, kl=score.kl, seconds=score.seconds)
+            for score in trial.scores
+        ],
+    )
+
+
+def event_document(event: Event) -> EventDocument:
+    return EventDocument(seq=event.seq, kind=event.kind, at=event.at, data=dict(event.data))
+
+
+def artifact_document(job_id: str, stored: StoredFile) -> ArtifactDocument:
+    return ArtifactDocument(
+        name=stored.name,
+        media_type=stored.media_type,
+        bytes=stored.artifact.bytes,
+        sha256=stored.artifact.sha256,
+        href=f"/v1/jobs/{job_id}/artifacts/{quote(stored.name)}/content",
+    )
+
+
+def _result(record: JobRecord, phase: Phase, kind: type[R]) -> R | None:
+    known = record.phases.get(phase)
+    return kind.model_validate(known.result) if known is not None and known.result is not None else None
+
+
+def _teacher(record: JobRecord) -> TeacherDocument:
+    taught = _result(record, Phase.TEACHER, TeacherResult)
+    surveyed = _result(record, Phase.SURVEY, SurveyResult)
+    return TeacherDocument(
+        name=record.spec["teacher"]["name"],
+        source=taught.source if taught else None,
+        metrics=TeacherMetrics(accuracy=taught.accuracy, validation_accuracy=taught.validation_accuracy)
+        if taught
+        else None,
+        cost=dict(surveyed.cost) if surveyed else None,
+    )
+
+
+def _student(record: JobRecord, trials: Sequence[Trial]) -> StudentDocument | None:
+    """None until the student is exported: before that nothing was measured on what will be deployed."""
+    surveyed = _result(record, Phase.SURVEY, SurveyResult)
+    chosen = _result(record, Phase.FINALISTS, FinalistsResult)
+    exported = _result(record, Phase.EXPORT, ExportResult)
+    if surveyed is None or chosen is None or exported is None:
+        return None
+    winner = next(finalist for finalist in chosen.finalists if finalist.trial == exported.trial)
+    number = next(trial.number for trial in trials if trial.id == exported.trial)
+    return StudentDocument(
+        trial=exported.trial,
+        number=number,
+        metrics=StudentMetrics(accuracy=chosen.accuracy, validation_accuracy=winner.accuracy, kl=chosen.kl),
+        cost=dict(exported.cost),
+        verdicts=[
+            VerdictDocument(metric=found.metric, limit=found.limit, value=found.value, fits=found.fits)
+            for found in Budget(surveyed.limits).judge(exported.cost)
+        ],
+        bytes=exported.bytes,
+    )
+
+
+def _counts(trials: Sequence[Trial]) -> TrialCounts:
+    counts = dict.fromkeys(State, 0)
+    for trial in trials:
+        counts[trial.state] += 1
+    return TrialCounts(
+        total=len(trials),
+        promoted=sum(len(trial.scores) > 1 for trial in trials),
+        **{state.lower(): count for state, count in counts.items()},
+    )
+
+
+def _best(trial: Trial) -> BestDocument:
+    score = trial.scores[-1]
+    return BestDocument(
+        trial=trial.id,
+        number=trial.number,
+        rung=score.rung,
+        accuracy=score.accuracy,
+        kl=score.kl,
+        cost=dict(trial.cost),
+    )
+
+
+def _progress(record: JobRecord, trials: Sequence[Trial]) -> ProgressDocument | None:
+    if record.phase is not Phase.SEARCH or record.state.terminal:
+        return None
+    done = sum(bool(trial.scores) or trial.state.terminal for trial in trials)
+    return ProgressDocument(phase=record.phase, done=done, total=record.spec["search"]["trials"])
+
+
+def _timing(record: JobRecord, now: datetime | None) -> Timing:
+    until = record.ended_at or now
+    seconds = None
+    if record.started_at is not None and until is not None:
+        seconds = max((until - record.started_at).total_seconds(), 0.0)
+    phases = {phase.value: known.seconds for phase, known in record.phases.items() if known.seconds is not None}
+    return Timing(seconds=seconds, phases=phases)
+
+
+def _links(job_id: str) -> Links:
+    this = f"/v1/jobs/{job_id}"
+    return Links(
+        self=this,
+        trials=f"{this}/trials",
+        events=f"{this}/events",
+        artifacts=f"{this}/artifacts",
+        cancel=f"{this}:cancel",
+    )

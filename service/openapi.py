@@ -1,0 +1,34 @@
+"""`python -m service.openapi` writes the API's description to `docs/openapi.json`; a test fails when that is out of date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from search.files import Files
+from service.app import create_app
+from service.checker import DirectChecker
+from service.description import written
+from service.settings import Settings
+from workers.memory import MemoryArtifacts, MemoryLedger
+
+SNAPSHOT = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
+COMMAND = "python -m service.openapi"
+
+
+def document() -> dict[str, Any]:
+    """The description, whatever this machine's settings are."""
+    files = Files(cache=Path(gettempdir()), roots=())
+    app = create_app(
+        Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()}),
+        MemoryLedger(),
+        MemoryArtifacts(),
+        DirectChecker(files),
+        schema_version="memory",
+    )
+    return app.openapi()
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(written(document()))

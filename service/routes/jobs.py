@@ -1,0 +1,225 @@
+"""Jobs: submit, look, cancel."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from search.spec import JobSpec, read_spec
+from service.auth import require_key
+from service.deps import CheckerDep, IdempotencyKey, JobId, JobsDep, JsonBody
+from service.description import answers, spec_body
+from service.documents import Document, JobDocument, TrialDocument, job_document, trial_document
+from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
+from service.problems import Refusal
+from service.schemas import JobPage, JobPaging, Plan, Submission, TrialPage, TrialPaging, Waiting
+from service.store.ports import Cursor, Jobs
+from workers.ports import JobRecord
+from workers.rules import no_such_trial
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_key)])
+
+_LOOK_SECONDS = 0.25
+"""Between two looks at a job whose end is waited for."""
+_ON_A_JOB = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
+_FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
+
+
+@router.post(
+    "",
+    operation_id="jobs.create",
+    status_code=201,
+    response_model=JobDocument,
+    responses={
+        200: {
+            "model": Plan,
+            "description": "The plan, with `validate_only`",
+            "content": {"application/json": {"example": PLAN}},
+        },
+        201: {
+            "description": "The job, on record",
+            "content": {"application/json": {"example": QUEUED_JOB}},
+            "headers": {
+                "Location": {"description": "The job's address", "schema": {"type": "string"}},
+                "Idempotency-Replayed": {
+                    "description": "`true` when the key had made this job before",
+                    "schema": {"type": "string", "enum": ["true"]},
+                },
+            },
+            "links": {
+                "get": {"operationId": "jobs.get", **_FOLLOWS},
+                "events": {"operationId": "jobs.events", **_FOLLOWS},
+                "cancel": {"operationId": "jobs.cancel", **_FOLLOWS},
+            },
+        },
+        **answers(
+            "MALFORMED_JSON",
+            "MALFORMED_REQUEST",
+            "UNAUTHENTICATED",
+            "BODY_TOO_LARGE",
+            "UNSUPPORTED_MEDIA_TYPE",
+            "INVALID_SPEC",
+            "UNKNOWN_NAME",
+            "BUDGET_IMPOSSIBLE",
+            "DATASET_UNUSABLE",
+            "WEIGHTS_UNUSABLE",
+            "UNSUPPORTED_NETWORK",
+            "INVALID_PARAMETER",
+            "IDEMPOTENCY_KEY_REUSED",
+            "BUSY",
+            "STORE_UNAVAILABLE",
+            "STORAGE_FULL",
+        ),
+    },
+    openapi_extra=spec_body(SPEC),
+)
+def create(
+    submission: Annotated[Submission, Query()],
+    document: JsonBody,
+    key: IdempotencyKey,
+    jobs: JobsDep,
+    checker: CheckerDep,
+) -> Response:
+    """
+    Submit a job: a teacher, a dataset and a budget.
+
+    It is checked first, names, options and whether the budget can be reached, and is on disk when this answers. With
+    `validate_only` it is only checked, and the plan comes back.
+    """
+    spec = read_spec(document)
+    plan = checker.check(spec)
+    if submission.validate_only:
+        return _answer(Plan.model_validate(plan), 200)
+    record, created = jobs.submit(spec, idempotency_key=key, fingerprint=_fingerprint(spec))
+    headers = {"Location": f"/v1/jobs/{record.id}"} | ({} if created else {"Idempotency-Replayed": "true"})
+    return _answer(_shown(jobs, record), 201, headers)
+
+
+@router.get(
+    "",
+    operation_id="jobs.list",
+    responses=answers(
+        "UNAUTHENTICATED", "INVALID_PARAMETER", "STORE_UNAVAILABLE", example={"jobs": [JOB], "next_page_token": ""}
+    ),
+)
+def list_jobs(paging: Annotated[JobPaging, Query()], jobs: JobsDep) -> JobPage:
+    """Jobs, newest first, a page at a time. Jobs submitted meanwhile do not shift the pages."""
+    before = _read_token(paging.page_token, paging.state)
+    found = jobs.jobs(limit=paging.size + 1, before=before, state=paging.state)
+    page = found[: paging.size]
+    token = _token(page[-1], paging.state) if len(found) > len(page) else ""
+    return JobPage(jobs=[_shown(jobs, record) for record in page], next_page_token=token)
+
+
+@router.get("/{job_id}", operation_id="jobs.get", responses=answers(*_ON_A_JOB, "INVALID_PARAMETER", example=JOB))
+async def get(request: Request, job_id: JobId, waiting: Annotated[Waiting, Query()], jobs: JobsDep) -> JobDocument:
+    """
+    One job, and all that is known of it. With `wait` the answer comes when the job has ended, or after so many seconds.
+    """
+    # Not a plain `def`: whoever waits here must not hold one of the threads that answer everybody else.
+    deadline = time.monotonic() + waiting.wait
+    record = await run_in_threadpool(jobs.job, job_id)
+    while not record.state.terminal and not request.app.state.draining.is_set():
+        left = deadline - time.monotonic()
+        if left <= 0 or await request.is_disconnected():
+            break
+        await anyio.sleep(min(_LOOK_SECONDS, left))
+        record = await run_in_threadpool(jobs.job, job_id)
+    return await run_in_threadpool(_shown, jobs, record)
+
+
+@router.post("/{job_id}:cancel", operation_id="jobs.cancel", responses=answers(*_ON_A_JOB, "STORAGE_FULL", example=JOB))
+def cancel(job_id: JobId, jobs: JobsDep) -> JobDocument:
+    """
+    Ask for the end of a job. A queued one ends at once, one under way as soon as its driver has stopped; one that has
+    ended stays as it is. Asking again changes nothing.
+    """
+    return _shown(jobs, jobs.request_cancel(job_id))
+
+
+@router.get(
+    "/{job_id}/trials",
+    operation_id="jobs.trials",
+    responses=answers(*_ON_A_JOB, "INVALID_PARAMETER", example={"trials": [TRIAL], "next_page_token": ""}),
+)
+def list_trials(job_id: JobId, paging: Annotated[TrialPaging, Query()], jobs: JobsDep) -> TrialPage:
+    """The candidates of a job and how they scored, by number, a page at a time."""
+    after = _read_trial_token(paging.page_token)
+    wanted = [
+        trial
+        for trial in jobs.trials(job_id)
+        if trial.number > after and (paging.state is None or trial.state is paging.state)
+    ]
+    page = wanted[: paging.size]
+    token = str(page[-1].number) if len(wanted) > len(page) else ""
+    return TrialPage(trials=[trial_document(trial) for trial in page], next_page_token=token)
+
+
+@router.get("/{job_id}/trials/{trial_id}", operation_id="jobs.trial", responses=answers(*_ON_A_JOB, example=TRIAL))
+def get_trial(job_id: JobId, trial_id: str, jobs: JobsDep) -> TrialDocument:
+    """One candidate."""
+    for trial in jobs.trials(job_id):
+        if trial.id == trial_id:
+            return trial_document(trial)
+    raise no_such_trial(job_id, trial_id[:64])
+
+
+def _shown(jobs: Jobs, record: JobRecord) -> JobDocument:
+    return job_document(record, jobs.trials(record.id), now=datetime.now(UTC))
+
+
+def _answer(document: Document, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(document.model_dump_json(), status, headers, media_type="application/json")
+
+
+def _fingerprint(spec: JobSpec) -> str:
+    """Equal for bodies that ask for the same, however they are written."""
+    return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _token(last: JobRecord, state: str | None) -> str:
+    """
+    The end of a page, for clients to hand back as it is. It is not signed: it says nothing that a reader of the page
+    does not know, and a forged one can only name another place in the same list.
+    """
+    place = json.dumps([last.created_at.isoformat(), last.id, state])
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _read_token(token: str, state: str | None) -> Cursor | None:
+    if not token:
+        return None
+    try:
+        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
+        at, job_id, of_state = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        place = (datetime.fromisoformat(at), str(job_id))
+    except (ValueError, TypeError, binascii.Error):
+        raise _bad_token() from None
+    if place[0].tzinfo is None or "\0" in place[1]:
+        raise _bad_token()
+    if of_state != state:
+        message = "this page_token belongs to a list with another `state`; begin again without one"
+        raise Refusal("INVALID_PARAMETER", message, parameter="page_token")
+    return place
+
+
+def _read_trial_token(token: str) -> int:
+    if not token:
+        return -1
+    if not token.isascii() or not token.isdecimal() or len(token) > 18:
+        raise _bad_token()
+    return int(token)
+
+
+def _bad_token() -> Refusal:
+    message = "this is no page_token of ours; hand back `next_page_token` as it came, or begin again without one"
+    return Refusal("INVALID_PARAMETER", message, parameter="page_token")

@@ -1,0 +1,171 @@
+"""What only the web speaks of: parameters of requests, and answers around the documents of `service.documents`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from search.trial import State
+from service.documents import ArtifactDocument, Cost, Document, EventDocument, JobDocument, TrialDocument
+from workers.ports import JobState
+
+PAGE_SIZE, LARGEST_PAGE = 50, 1000
+BODY_BYTES = 256 * 1024
+LONGEST_WAIT = 30.0
+"""Seconds that a request may ask to be kept waiting."""
+
+
+class Parameters(BaseModel):
+    """Unknown ones are refused: `?valdate_only=true` must not submit a job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Submission(Parameters):
+    validate_only: bool = False
+    """Check the job and answer with its plan; nothing is submitted."""
+
+
+class Waiting(Parameters):
+    wait: float = Field(0.0, ge=0, le=LONGEST_WAIT, allow_inf_nan=False)
+    """Seconds to wait for the job's end before answering with whatever it is then."""
+
+
+class Paging(Parameters):
+    page_size: int = Field(PAGE_SIZE, ge=1)
+    """At most 1000 are given, however many are asked for."""
+    page_token: str = Field("", max_length=512)
+    """The `next_page_token` of the page before."""
+
+    @property
+    def size(self) -> int:
+        return min(self.page_size, LARGEST_PAGE)
+
+
+class JobPaging(Paging):
+    state: JobState | None = None
+    """Only jobs in this state."""
+
+
+class TrialPaging(Paging):
+    state: State | None = None
+    """Only trials in this state."""
+
+
+class EventPaging(Parameters):
+    after: int = Field(0, ge=0, le=2**53)
+    """The `seq` of the last event already seen."""
+    limit: int = Field(LARGEST_PAGE, ge=1)
+    """At most 1000 are given, however many are asked for."""
+
+    @property
+    def size(self) -> int:
+        return min(self.limit, LARGEST_PAGE)
+
+
+class JobPage(Document):
+    jobs: list[JobDocument]
+    """Newest first."""
+    next_page_token: str
+    """Empty when this is the last page."""
+
+
+class TrialPage(Document):
+    trials: list[TrialDocument]
+    """By number."""
+    next_page_token: str
+    """Empty when this is the last page."""
+
+
+class EventPage(Document):
+    events: list[EventDocument]
+    next_after: int
+    """What to give as `after` to get what happens next."""
+
+
+class ArtifactList(Document):
+    artifacts: list[ArtifactDocument]
+
+
+class PlannedTeacher(Document):
+    name: str
+    cost: Cost
+
+
+class PlannedDataset(Document):
+    name: str
+    classes: int
+    shape: list[int]
+    """Of one image: channels, height, width."""
+
+
+class PlannedSpace(Document):
+    key: str
+    """Names the space: equal keys, equal spaces."""
+    sites: int
+    size: float
+    """How many candidates it holds."""
+
+
+class Plan(Document):
+    teacher: PlannedTeacher
+    dataset: PlannedDataset
+    space: PlannedSpace
+    smallest: Cost
+    """Of the smallest student in the space."""
+    limits: Cost
+    """The budget, worked out: the largest whole number allowed of each metric."""
+    trials: int
+    rungs: list[int]
+    finalists: int
+
+
+class CatalogEntry(Document):
+    name: str
+    summary: str
+    options: dict[str, Any]
+    """JSON schema of the options that a job may give."""
+
+
+class CatalogPage(Document):
+    kind: str
+    entries: list[CatalogEntry]
+
+
+class CatalogKinds(Document):
+    kinds: dict[str, str]
+    """Where each kind of plugin is described."""
+
+
+class Limits(Document):
+    body_bytes: int
+    page_size: int
+    wait_seconds: float
+    event_streams: int
+    check_seconds: float
+
+
+class Server(Document):
+    name: str
+    version: str
+    backend: str
+    concurrent_jobs: int
+    limits: Limits
+
+
+class Health(Document):
+    status: str
+
+
+class Readiness(Document):
+    status: str
+    schema_version: str
+
+
+class ProblemPage(Document):
+    code: str
+    status: int
+    title: str
+    remedy: str
+    retryable: bool

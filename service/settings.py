@@ -1,0 +1,197 @@
+"""
+What an operator decides: `Settings`, from `STILLHOUSE_*` variables.
+
+Read once, by the command line, and handed on. Whoever needs a value is given it; nobody looks it up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from search.errors import FieldError, InvalidSpec
+
+PREFIX = "STILLHOUSE_"
+SHORTEST_KEY = 16
+"""Characters. What can be guessed in an afternoon is no key."""
+
+_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/@]*):[^@]*(?=@)")
+
+
+class InvalidSettings(InvalidSpec):
+    """A variable or an option has a value that cannot be used; pointers are field names of `Settings`."""
+
+    code = "INVALID_SETTINGS"
+
+
+def _separated(separator: str) -> Callable[[Any], Any]:
+    def split(value: Any) -> Any:
+        return [part.strip() for part in value.split(separator) if part.strip()] if isinstance(value, str) else value
+
+    return split
+
+
+def _expanded(path: Any) -> Any:
+    return Path(path).expanduser().absolute() if isinstance(path, (str, Path)) else path
+
+
+Folder = Annotated[Path, BeforeValidator(_expanded)]
+
+
+def _database_in(known: dict[str, Any]) -> str:
+    return f"sqlite:///{known['home'] / 'stillhouse.db'}"
+
+
+def _artifacts_in(known: dict[str, Any]) -> str:
+    return str(known["home"] / "artifacts")
+
+
+class Settings(BaseSettings):
+    """Every field is also a variable, such as `STILLHOUSE_PORT`. Secrets are left out of its text."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    home: Folder = Field(default=Path("~/.stillhouse"), validate_default=True)
+    """Where everything lies that is not said to lie elsewhere: database, artifacts, cache, logs."""
+    database_url: str = Field(default_factory=_database_in, repr=False)
+    """SQLAlchemy's form, such as `postgresql+psycopg://user:password@host/name`; SQLite in `home` by default."""
+    artifacts: str = Field(default_factory=_artifacts_in, min_length=1, repr=False)
+    """A folder, or a URI such as `s3://bucket/prefix?region=eu-central-1`; a folder in `home` by default."""
+    data_roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_separated(os.pathsep))] = ()
+    """Folders below which paths in a job must lie, separated as in PATH."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8431, ge=0, le=65535)
+    """0 takes a free one."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated(","))] = (
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+    )
+    """Names by which clients may address this server, separated by commas; `*.example.org` takes all below it."""
+    api_key_file: Folder | None = None
+    """A file that holds the key, for those who mount secrets."""
+    api_key: SecretStr | None = None
+    """What clients must send as `Authorization: Bearer ...`. None asks for nothing, which only loopback allows."""
+    event_streams: int = Field(64, ge=1, le=10_000)
+    """How many live event streams one process keeps open at a time."""
+    check_seconds: float = Field(60.0, gt=0, le=600)
+    """Longest time a submitted job may take to be checked."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    ray_address: str = "local"
+    """`local` starts Ray on this machine; else the address of a cluster."""
+    concurrent_jobs: int = Field(1, ge=1, le=1000)
+    lease_seconds: float = Field(30.0, ge=1, le=3600)
+    """How long a job stays with a driver that has gone silent."""
+    stall_seconds: float = Field(900.0, ge=10)
+    """How long a driver may show no progress before it gives its job back."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def environment(self) -> dict[str, str]:
+        """
+        Variables that make an equal `Settings` in a driver process, but for the key, which a driver has no use for.
+        """
+        return {
+            f"{PREFIX}HOME": str(self.home),
+            f"{PREFIX}DATABASE_URL": self.database_url,
+            f"{PREFIX}ARTIFACTS": self.artifacts,
+            f"{PREFIX}DATA_ROOTS": os.pathsep.join(map(str, self.data_roots)),
+            f"{PREFIX}BACKEND": self.backend,
+            f"{PREFIX}RAY_ADDRESS": self.ray_address,
+            f"{PREFIX}LEASE_SECONDS": str(self.lease_seconds),
+            f"{PREFIX}STALL_SECONDS": str(self.stall_seconds),
+            f"{PREFIX}LOG_LEVEL": self.log_level,
+            f"{PREFIX}API_KEY": "",
+            f"{PREFIX}API_KEY_FILE": "",
+        }
+
+    @property
+    def database(self) -> str:
+        """The database's address as it may be shown: without its password."""
+        return _PASSWORD.sub(r"\g<user>:***", self.database_url)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is a file of this machine, so that one process alone may serve it."""
+        return self.database_url.startswith("sqlite")
+
+    def check_binding(self) -> None:
+        """
+        Refuses to be reachable from elsewhere without a key.
+
+        Raises:
+            InvalidSettings: `host` is not a loopback address and there is no `api_key`.
+        """
+        if self.api_key is None and not _is_loopback(self.host):
+            raise _mistake(
+                "host",
+                f"`{self.host}` can be reached from other machines, and whoever reaches this server can use it; set "
+                f"{PREFIX}API_KEY_FILE or {PREFIX}API_KEY to protect it, or listen on 127.0.0.1",
+            )
+        if self.api_key is not None and len(self.api_key.get_secret_value()) < SHORTEST_KEY:
+            raise _mistake(
+                "api_key", f"it has fewer than {SHORTEST_KEY} characters; make one with `openssl rand -base64 32`"
+            )
+
+
+def read_settings(**given: Any) -> Settings:
+    """
+    Settings from the environment; what is `given` goes before it, and a None among that counts as not given.
+
+    Raises:
+        InvalidSettings: a value cannot be used; the message names its variable.
+    """
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidSettings([_field_error(found) for found in error.errors() if found["type"] != _FOLLOWS]) from None
+    if settings.api_key is None and settings.api_key_file is not None:
+        return settings.model_copy(update={"api_key": _key_in(settings.api_key_file)})
+    return settings
+
+
+_FOLLOWS = "default_factory_not_called"
+"""pydantic's word for a default that another field's mistake kept it from working out."""
+
+
+def _key_in(file: Path) -> SecretStr:
+    try:
+        return SecretStr(file.read_text().strip())
+    except (OSError, UnicodeDecodeError):
+        raise _mistake("api_key_file", f"the file {file} cannot be read; check its path and permissions") from None
+
+
+def _field_error(found: Any) -> FieldError:
+    name = str(found["loc"][0]) if found["loc"] else ""
+    message = str(found["msg"]).removeprefix("Value error, ")
+    return _finding(name, f"{message[:1].lower()}{message[1:]}")
+
+
+def _finding(name: str, message: str) -> FieldError:
+    return FieldError(f"/{name}", InvalidSettings.code, f"{PREFIX}{name.upper()}: {message}")
+
+
+def _mistake(name: str, message: str) -> InvalidSettings:
+    return InvalidSettings([_finding(name, message)])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
