@@ -41,7 +41,7 @@ _SHAPES = {"shape": "size", "ndim": "dim"}
 
 def describe(student: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
-    The document without its facts about images and classes, and the tensors it needs, by path, on the CPU.
+    The document without its facts about images and classes, and the tensors it needs, by path.
 
     Raises:
         Unsupported: the forward branches on values, takes or returns something other than one tensor, or uses a
@@ -94,7 +94,7 @@ class _Writer:
             "steps": steps,
             "output": {"step": exit_.args[0].name},
         }
-        return document, {path: tensor.detach().cpu().contiguous().clone() for path, tensor in self._tensors.items()}
+        return document, self._tensors
 
     def _step(self, node: fx.Node) -> dict[str, Any]:
         kind, target, args, kwargs = self._call(node)
@@ -113,7 +113,8 @@ class _Writer:
                 self._add_module(path, self._student.get_submodule(path))
                 return "module", path, node.args, node.kwargs
             case "get_attr", str(path):
-                return self._add_tensor(path, attrgetter(path)(self._student)), path, (), {}
+                self._add_tensor(path, attrgetter(path)(self._student))
+                return "tensor", path, (), {}
             case "call_method", str(name) if name in _METHODS:
                 return "method", f"torch.Tensor.{name}", node.args, node.kwargs
             case "call_function", target if target in _NAMES:
@@ -140,11 +141,10 @@ class _Writer:
         self._modules[path] = _module(path, module)
         self._tensors |= {f"{path}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
 
-    def _add_tensor(self, path: str, tensor: Tensor) -> str:
+    def _add_tensor(self, path: str, tensor: Tensor) -> None:
         kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
         self._tensors[path] = tensor
         self._loose[path] = {"kind": kind, "shape": list(tensor.shape)}
-        return kind
 
     def _check_tensors(self) -> None:
         owners: dict[int, str] = {}
@@ -165,7 +165,8 @@ def _module(path: str, module: nn.Module) -> dict[str, Any]:
         for name in inspect.signature(kind).parameters
         if name not in ("device", "dtype") and hasattr(module, name)
     }
-    twin = kind(**{name: tuple(option) if isinstance(option, list) else option for name, option in options.items()})
+    with torch.device("meta"):
+        twin = kind(**{name: tuple(option) if isinstance(option, list) else option for name, option in options.items()})
     if repr(twin) != repr(module) or _shapes(twin) != _shapes(module):
         raise _refused(f"`{path}` does not follow from the arguments `{kind.__name__}` takes")
     return {"class": _NAMES[kind], "options": options}

@@ -78,7 +78,9 @@ def write_bundle(
         draft = Path(name)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
         (draft / "architecture.json").write_text(text + "\n", encoding="utf-8")
-        (draft / "weights.safetensors").write_bytes(save(weights))
+        (draft / "weights.safetensors").write_bytes(
+            save({path: tensor.detach().contiguous().clone() for path, tensor in weights.items()})
+        )
         (draft / "load.py").write_bytes(Path(load.__file__).read_bytes())
         found = {"bundle": deviation("bundle", expected, bundle_answers(draft, questions))}
         if onnx:

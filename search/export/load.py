@@ -4,8 +4,8 @@ The student that lies beside this file: `load(folder)` gives it in eval mode, re
     student = load(".")
     logits = student((images / 255 - mean) / std)   # images [n, channels, height, width] -> logits [n, classes]
 
-`architecture.json` tells shape, mean, std and classes. It is data: only the names in `ALLOWED` are ever looked up, and
-nothing in it is run as code. Needs torch, torchvision and safetensors.
+`architecture.json` tells shape, mean, std and classes. It is data: beyond its own modules and tensors it can name
+what `ALLOWED` lists and no more, and nothing in it is run as code. Needs torch, torchvision and safetensors.
 """
 
 import json
@@ -64,8 +64,8 @@ class Student(nn.Module):
         return logits
 
     def _take(self, kind: str, target: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if kind in ("parameter", "buffer"):
-            return self.get_parameter(target) if kind == "parameter" else self.get_buffer(target)
+        if kind == "tensor":
+            return getattr(self.get_submodule(target.rpartition(".")[0]), target.rpartition(".")[2])
         if kind == "module":
             return self.get_submodule(target)(*args, **kwargs)
         function = _look_up(target)

@@ -11,7 +11,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.export import Dim
 
-from search.errors import Unsupported
+from search.errors import Unsupported, VerificationFailed
 
 OPSET = 20
 """Read by onnxruntime 1.17 and later."""
@@ -48,12 +48,20 @@ def write_onnx(student: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def answers(path: Path, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What onnxruntime answers on the CPU: logits `[n, classes]` to every batch of images."""
+    """
+    What onnxruntime answers on the CPU: logits `[n, classes]` to every batch of images.
+
+    Raises:
+        VerificationFailed: it cannot open the file, or cannot answer a batch.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return {
-        name: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-        for name, images in batches.items()
-    }
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return {
+            name: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+            for name, images in batches.items()
+        }
+    except Exception as error:  # its errors have no root of their own
+        raise VerificationFailed(f"onnx: onnxruntime cannot use the file: {error}") from error

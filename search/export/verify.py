@@ -40,7 +40,7 @@ with torch.inference_mode():
 def batches(example: Tensor) -> dict[str, Tensor]:
     """The example batch and random ones of other sizes, by name; each `[n, channels, height, width]`."""
     generator = torch.Generator().manual_seed(0)
-    random = {f"{n} random": torch.randn(n, *example.shape[1:], generator=generator) for n in (1, 2, 5)}
+    random = {f"random {n}": torch.randn(n, *example.shape[1:], generator=generator) for n in (1, 2, 5)}
     return {"example": example.detach().cpu().contiguous(), **random}
 
 
@@ -49,13 +49,18 @@ def student_answers(student: nn.Module, questions: Mapping[str, Tensor]) -> dict
     Logits of a student in eval mode on the CPU.
 
     Raises:
-        VerificationFailed: some are not finite, so that nothing could be compared.
+        VerificationFailed: it cannot answer a batch, or its logits are not finite, so that nothing could be compared.
     """
-    with torch.inference_mode():
-        replies = {name: student(images).clone() for name, images in questions.items()}
+    replies: dict[str, Tensor] = {}
+    for name, images in questions.items():
+        try:
+            with torch.inference_mode():
+                replies[name] = student(images).clone()
+        except Exception as error:  # a forward can fail in any way
+            raise VerificationFailed(f"the student itself cannot answer the {name} batch: {error}") from error
     for name, logits in replies.items():
         if not logits.isfinite().all():
-            raise VerificationFailed(f"the student's own logits are not finite ({name})")
+            raise VerificationFailed(f"the student's own logits are not finite ({name} batch)")
     return replies
 
 
@@ -100,13 +105,13 @@ def deviation(form: str, expected: Mapping[str, Tensor], found: Mapping[str, Ten
     for name, logits in expected.items():
         if found[name].shape != logits.shape:
             raise VerificationFailed(
-                f"{form}: logits are {list(found[name].shape)} where the student's are {list(logits.shape)} ({name})"
+                f"{form}: logits are {list(found[name].shape)}, the student's {list(logits.shape)} ({name} batch)"
             )
         difference, scale = (found[name] - logits).abs().max().item(), logits.abs().max().item()
         if not difference <= TOLERANCE * scale:
             raise VerificationFailed(
                 f"{form}: logits differ from the student's by {difference:.3g}, more than {TOLERANCE:g} of their "
-                f"largest, {scale:.3g} ({name})"
+                f"largest, {scale:.3g} ({name} batch)"
             )
         largest = max(largest, difference)
     return largest
