@@ -82,6 +82,10 @@ class Board:
         scored = [found for found in self.contenders.values() if found.accuracy is not None]
         return sorted(scored, key=lambda found: (-found.rungs, -(found.accuracy or 0), found.kl, found.number))
 
+    def points(self, metric: str) -> list[tuple[float, float]]:
+        """Cost and accuracy of the scored trials."""
+        return [(found.cost[metric], found.accuracy) for found in self.ranking if found.accuracy is not None]
+
     def counts(self) -> dict[State, int]:
         counts = dict.fromkeys(State, 0)
         for contender in self.contenders.values():

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from search.spec import JobSpec
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
+from service.schemas import CatalogEntry, Plan, Server
 from service.takehome import placing, safe_name
 from service.wire import ApiError, Backoff, Damaged, JobFailed, ServerUnavailable, TimedOut, Unreachable, Wire, parsed
 from workers.ports import JobState
@@ -37,6 +38,8 @@ STUDENT = "student/"
 """What the names of a student's files begin with among a job's artifacts."""
 LONG_POLL = 20.0
 """Seconds that one request waits for a job to end."""
+CHECKING = 120.0
+"""Seconds for answers that need the server to build a teacher first."""
 SILENCE = 45.0
 """Seconds without a byte after which a stream counts as broken; the server sends a ping every 15."""
 
@@ -59,22 +62,24 @@ class Client:
     def url(self) -> str:
         return self._wire.url
 
-    def plan(self, spec: Spec) -> dict[str, Any]:
+    def plan(self, spec: Spec) -> Plan:
         """
         What the job would be, worked out without training anything.
 
         Raises:
             Invalid: the spec has mistakes, or its budget cannot be reached.
         """
-        return dict(self._wire.post("/v1/jobs", _body(spec), params={"validate_only": "true"}))
+        answer = self._wire.post("/v1/jobs", _body(spec), params={"validate_only": "true"}, timeout=CHECKING)
+        return _document(Plan, answer)
 
-    def catalog(self, kind: str) -> list[dict[str, Any]]:
-        """Plugins of a kind (`teachers`, `datasets`, ...), each with name, summary and options as JSON schema."""
-        return list(self._wire.get(f"/v1/catalog/{quote(kind, safe='')}")["entries"])
+    def catalog(self, kind: str) -> Sequence[CatalogEntry]:
+        """Plugins of a kind: `teachers`, `datasets`, `distillers`, `strategies` or `costs`."""
+        page = self._wire.get(f"/v1/catalog/{quote(kind, safe='')}", timeout=CHECKING)
+        return [_document(CatalogEntry, entry) for entry in page["entries"]]
 
-    def server(self) -> dict[str, Any]:
-        """Version, limits and features of the server."""
-        return dict(self._wire.get("/v1/server"))
+    def server(self) -> Server:
+        """Version and limits of the server."""
+        return _document(Server, self._wire.get("/v1/server"))
 
     def ready(self) -> bool:
         """Whether the server is there and takes jobs; asks once."""
@@ -108,21 +113,15 @@ class Jobs:
             KeyReused: the key came before with another spec.
         """
         key = idempotency_key or str(uuid.uuid4())
-        return _document(JobDocument, self._wire.post("/v1/jobs", _body(spec), key=key))
+        return _document(JobDocument, self._wire.post("/v1/jobs", _body(spec), key=key, timeout=CHECKING))
 
     def get(self, job_id: str) -> JobDocument:
         return _document(JobDocument, self._wire.get(_path(job_id)))
 
     def list(self, *, state: JobState | str | None = None, page_size: int = 50) -> Iterator[JobDocument]:
         """All jobs, newest first; the next page is asked for when it is needed."""
-        token = ""
-        while True:
-            params = {"page_size": page_size} | ({"page_token": token} if token else {})
-            page = self._wire.get("/v1/jobs", params=params | ({"state": str(state)} if state else {}))
-            yield from (_document(JobDocument, job) for job in page["jobs"])
-            token = page.get("next_page_token") or ""
-            if not token:
-                return
+        params = {"page_size": page_size} | ({"state": str(state)} if state else {})
+        return (_document(JobDocument, job) for job in self._paged("/v1/jobs", "jobs", params))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDocument:
         """
@@ -158,6 +157,8 @@ class Jobs:
         while True:
             try:
                 with self._wire.events(_path(job_id, "events"), after=after, silence=SILENCE) as arriving:
+                    if arriving is None:
+                        return
                     for found in arriving:
                         if not found.data:
                             continue
@@ -168,8 +169,6 @@ class Jobs:
                         after, away_since, attempt = event.seq, None, 0
                         if event.kind in LAST:
                             return
-                if self.get(job_id).state.terminal and not self.events(job_id, after=after, limit=1):
-                    return
             except (Unreachable, TimedOut, ServerUnavailable):
                 now = time.monotonic()
                 away_since = away_since or now
@@ -178,8 +177,8 @@ class Jobs:
             time.sleep(self._wire.backoff.pause(attempt))
             attempt += 1
 
-    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[EventDocument]:
-        """Events on record after number `after`, at most `limit`."""
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[EventDocument]:
+        """Events on record after number `after`, at most `limit` (and never more than 500)."""
         page = self._wire.get(_path(job_id, "events"), params={"after": after, "limit": limit})
         return [_document(EventDocument, event) for event in page["events"]]
 
@@ -189,7 +188,8 @@ class Jobs:
 
     def trials(self, job_id: str) -> Sequence[TrialDocument]:
         """All trials, by number."""
-        return [_document(TrialDocument, trial) for trial in self._wire.get(_path(job_id, "trials"))["trials"]]
+        trials = self._paged(_path(job_id, "trials"), "trials", {"page_size": 500})
+        return [_document(TrialDocument, trial) for trial in trials]
 
     def artifacts(self, job_id: str) -> Sequence[ArtifactDocument]:
         page = self._wire.get(_path(job_id, "artifacts"))
@@ -223,6 +223,15 @@ class Jobs:
                         on_bytes(written, total)
                 before = written
         return [Path(out) / file.name.removeprefix(STUDENT) for file in files]
+
+    def _paged(self, path: str, items: str, params: Mapping[str, Any]) -> Iterator[Any]:
+        token = ""
+        while True:
+            page = self._wire.get(path, params={**params, "page_token": token} if token else params)
+            yield from page[items]
+            token = page["next_page_token"]
+            if not token:
+                return
 
     def _fetch(self, job_id: str, file: ArtifactDocument, path: Path, before: int) -> Iterator[int]:
         """Bytes written so far, after each piece. Begins anew when the connection breaks."""

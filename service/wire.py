@@ -39,7 +39,7 @@ import httpx2
 from search.errors import FieldError, StillhouseError
 from service.documents import JobDocument
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8431"
 LONGEST_PAUSE = 120.0
 """Seconds; a server that asks for more in `Retry-After` is not waited for."""
 _AGAIN = frozenset({408, 429, 502, 503, 504})
@@ -188,11 +188,17 @@ class Wire:
         return self.send("GET", path, params=params, timeout=timeout)
 
     def post(
-        self, path: str, body: object = None, *, params: Mapping[str, Any] | None = None, key: str | None = None
+        self,
+        path: str,
+        body: object = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """The decoded JSON answer; `key` is the Idempotency-Key."""
         headers = {"Idempotency-Key": key} if key else {}
-        return self.send("POST", path, params=params, body=body, headers=headers)
+        return self.send("POST", path, params=params, body=body, headers=headers, timeout=timeout)
 
     def send(
         self,
@@ -241,15 +247,18 @@ class Wire:
             raise self.broken(error) from error
 
     @contextmanager
-    def events(self, path: str, *, after: int, silence: float) -> Iterator[Iterator[httpx2.ServerSentEvent]]:
-        """Server-sent events after number `after`; a connection silent for `silence` seconds counts as broken."""
+    def events(self, path: str, *, after: int, silence: float) -> Iterator[Iterator[httpx2.ServerSentEvent] | None]:
+        """
+        Server-sent events after number `after`, or None when there will be no more; a connection silent for `silence`
+        seconds counts as broken.
+        """
         patience = httpx2.Timeout(10.0, read=silence)
         try:
             with self._http.sse(path, headers={"Last-Event-ID": str(after)}, timeout=patience) as source:
                 if not source.response.is_success:
                     source.response.read()
                     raise refusal(source.response)
-                yield iter(source)
+                yield None if source.response.status_code == httpx2.codes.NO_CONTENT else iter(source)
         except httpx2.TransportError as error:
             raise self.broken(error) from error
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from search.errors import FieldError
 from service.documents import JobDocument, TrialDocument
+from service.schemas import CatalogEntry, Plan
 from service.screens.words import Signs, amount, duration, percent, plural
 from workers.ports import JobState
 
@@ -118,45 +119,47 @@ def pareto(trials: Iterable[TrialDocument], metric: str) -> list[TrialDocument]:
     return front
 
 
-def catalog_table(entries: Iterable[Mapping[str, Any]]) -> RenderableType:
-    table = _table("name", "what it is", "options")
+def catalog_table(entries: Iterable[CatalogEntry]) -> RenderableType:
+    table = _table("name", "what it is", "options and their defaults")
     for entry in entries:
-        properties = entry["options"].get("properties", {})
-        table.add_row(
-            Text(entry["name"], "bold"),
-            entry["summary"],
-            Text("\n".join(_option(name, schema) for name, schema in properties.items()), "dim"),
-        )
+        properties = entry.options.get("properties", {})
+        options = [_option(name, schema) for name, schema in properties.items()]
+        table.add_row(Text(entry.name, "bold"), entry.summary, Text("\n".join(options) or "none", "dim"))
         table.add_row()
     return table
 
 
 def _option(name: str, schema: Mapping[str, Any]) -> str:
-    return f"{name}: {json.dumps(schema['default'])}" if "default" in schema else name
+    return f"{name}: {json.dumps(schema['default'])}" if "default" in schema else f"{name} (required)"
 
 
-def plan_screen(plan: Mapping[str, Any], *, signs: Signs) -> RenderableType:
-    """A plan as `POST /v1/jobs?validate_only=true` gives it."""
-    costs, smallest, limits = plan["cost"], plan["smallest"], plan["limits"]
-    table = _table("", ">teacher", ">smallest", ">limit", ">share", "")
-    for metric, cost in costs.items():
-        limit = limits.get(metric)
+def plan_screen(plan: Plan, *, signs: Signs) -> RenderableType:
+    """What a job would do, before any of it is done."""
+    table = _table("", ">teacher", ">smallest student", ">limit", ">share", "verdict")
+    for metric, cost in plan.teacher.cost.items():
+        limit, least = plan.limits.get(metric), plan.smallest[metric]
         said = Text()
         if limit is not None:
-            fits = smallest[metric] <= limit
-            said = Text(
-                f"{signs.tick} reachable" if fits else f"{signs.cross} out of reach", "green" if fits else "red"
+            sign, word, style = (
+                (signs.tick, "feasible", "green") if least <= limit else (signs.cross, "too small", "red")
             )
+            said = Text(f"{sign} {word}", style)
         table.add_row(
             metric,
             amount(cost),
-            f"{amount(smallest[metric])} ({percent(smallest[metric] / cost)})",
+            f"{amount(least)} ({percent(least / cost)})",
             "" if limit is None else f"{signs.most} {amount(limit)}",
             "" if limit is None else percent(limit / cost),
             said,
         )
-    space = Text(f"{plural(plan['sites'], 'site')}, about {plan['size']:.1e} students", "dim")
-    return Group(table, Text(), space)
+    shape = signs.times.join(map(str, plan.dataset.shape))
+    rungs = ", ".join(f"{steps:,}" for steps in plan.rungs)
+    lines = [
+        f"{plan.teacher.name} on {plan.dataset.name}: {plan.dataset.classes} classes, images {shape}",
+        f"{plural(plan.space.sites, 'site')}, at most {plan.space.size:.2g} students",
+        f"{plural(plan.trials, 'trial')} at rungs of {rungs} steps, then {plural(plan.finalists, 'finalist')}",
+    ]
+    return Padding(Group(table, Text(), *(Text(line, "dim") for line in lines)), (1, 2))
 
 
 def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:

@@ -1,0 +1,68 @@
+"""
+The `stillhouse` command.
+
+Data goes to standard output, messages and progress to standard error. Exit codes are those of `service.terminal.Exit`.
+Nothing imported here loads torch, Ray or SQLAlchemy: the commands that need them import them themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from search.errors import StillhouseError
+from service.commands import choices, here, host, jobs
+from service.terminal import Terminal
+
+
+class _Commands(TyperGroup):
+    """Errors of our own are told in words, with the exit code that belongs to them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StillhouseError as error:
+            raise typer.Exit(Terminal().complain(error)) from None
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read our output has left, as `head` does
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Make a CNN small: teacher, dataset and budget in; a distilled student under its budget out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PANELS = {
+    "First": (here.quickstart, here.doctor, choices.catalog),
+    "Jobs": (
+        choices.plan,
+        jobs.submit,
+        jobs.watch,
+        jobs.jobs,
+        jobs.show,
+        jobs.trials,
+        jobs.events,
+        jobs.pull,
+        jobs.cancel,
+        here.local,
+    ),
+    "Servers": (host.serve, host.api, host.dispatcher, host.migrate, here.version),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+
+
+def main() -> None:
+    app(prog_name="stillhouse")
+
+
+if __name__ == "__main__":
+    main()

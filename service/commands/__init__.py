@@ -1,0 +1,1 @@
+"""The commands of `stillhouse`, a room for each kind."""

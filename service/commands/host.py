@@ -1,0 +1,84 @@
+"""Commands that keep a server going."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from service.commands.options import Json
+from service.settings import Settings, read_settings
+from service.terminal import Terminal
+
+Host = Annotated[str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="0 takes any that is free.", show_default="8431")]
+Home = Annotated[Path | None, typer.Option(help="Where everything is kept.", show_default="~/.stillhouse")]
+Backend = Annotated[Literal["ray", "inline"] | None, typer.Option(help="What trials run on.", show_default="ray")]
+
+
+def serve(
+    host: Host = None, port: Port = None, home: Home = None, backend: Backend = None, as_json: Json = False
+) -> None:
+    """Serve: API and dispatcher in one process. Everything else is set by STILLHOUSE_* variables."""
+    settings = read_settings(host=host, port=port, home=home, backend=backend)
+    terminal = _opened(settings, as_json)
+    from service import serve as processes
+
+    processes.serve(settings, lambda url: _ready(terminal, settings, url))
+
+
+def api(host: Host = None, port: Port = None, home: Home = None, as_json: Json = False) -> None:
+    """Serve the API alone; several may share one Postgres."""
+    settings = read_settings(host=host, port=port, home=home)
+    terminal = _opened(settings, as_json)
+    from service import serve as processes
+
+    processes.serve_api(settings, lambda url: _ready(terminal, settings, url))
+
+
+def dispatcher(home: Home = None, backend: Backend = None) -> None:
+    """Start the jobs that an API has taken; several may share one Postgres."""
+    settings = read_settings(home=home, backend=backend)
+    terminal = _opened(settings, as_json=False)
+    from service import serve as processes
+
+    terminal.say(f"Dispatching jobs of {settings.database} to {_engine(settings)}. Ctrl+C ends it; jobs go on.")
+    processes.serve_dispatcher(settings)
+
+
+def migrate(home: Home = None) -> None:
+    """Bring the database to the tables of this version."""
+    settings = read_settings(home=home)
+    terminal = _opened(settings, as_json=False)
+    from service import serve as processes
+
+    processes.migrate(settings)
+    terminal.say(f"{settings.database} has the tables of this version.")
+
+
+def _opened(settings: Settings, as_json: bool) -> Terminal:
+    """Logs go to standard error, one line each."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
+    )
+    # Its every step of a migration is of no interest to who starts a server.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return Terminal(as_json=as_json)
+
+
+def _ready(terminal: Terminal, settings: Settings, url: str) -> None:
+    if terminal.as_json:
+        terminal.show("", {"url": url, "database": settings.database, "home": str(settings.home)})
+        return
+    key = "clients must send the key" if settings.api_key else "no key asked: only this machine can reach it"
+    terminal.say(f"Stillhouse answers at {url} ({key})", "bold")
+    terminal.say(f"record {settings.database}, trials on {_engine(settings)}. Ctrl+C ends it; jobs go on.", "dim")
+    terminal.hint("submit a job", f"STILLHOUSE_URL={url} stillhouse submit examples/quickstart.yaml")
+
+
+def _engine(settings: Settings) -> str:
+    if settings.backend == "inline":
+        return "the driver process itself"
+    return "Ray on this machine" if settings.ray_address == "local" else f"Ray at {settings.ray_address}"
