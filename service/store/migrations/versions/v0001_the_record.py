@@ -34,12 +34,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("idempotency_key", name="uq_jobs_idempotency_key"),
         sa.CheckConstraint(
             "state IN ('QUEUED', 'PREPARING', 'RUNNING', 'FINALIZING', 'SUCCEEDED', 'FAILED', 'CANCELLED')",
-            name="ck_jobs_state",
+            name=op.f("ck_jobs_state"),
         ),
         sa.CheckConstraint(
-            "(ended_at IS NOT NULL) = (state IN ('SUCCEEDED', 'FAILED', 'CANCELLED'))", name="ck_jobs_end"
+            "(ended_at IS NOT NULL) = (state IN ('SUCCEEDED', 'FAILED', 'CANCELLED'))", name=op.f("ck_jobs_end")
         ),
-        sa.CheckConstraint("ended_at IS NULL OR lease_until IS NULL", name="ck_jobs_lease"),
+        sa.CheckConstraint("ended_at IS NULL OR lease_until IS NULL", name=op.f("ck_jobs_lease")),
     )
     op.create_index("ix_jobs_newest", "jobs", ["created_at", "id"])
     op.create_index(
@@ -58,7 +58,7 @@ def upgrade() -> None:
         sa.Column("result", sa.JSON),
         sa.PrimaryKeyConstraint("job_id", "phase", name="pk_phases"),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_phases_job_id"),
-        sa.CheckConstraint("(ended_at IS NULL) = (result IS NULL)", name="ck_phases_result"),
+        sa.CheckConstraint("(ended_at IS NULL) = (result IS NULL)", name=op.f("ck_phases_result")),
     )
     op.create_table(
         "trials",
@@ -78,7 +78,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", "number", name="uq_trials_job_id_number"),
         sa.UniqueConstraint("job_id", "key", name="uq_trials_job_id_key"),
         sa.CheckConstraint(
-            "state IN ('PENDING', 'RUNNING', 'COMPLETED', 'STOPPED', 'FAILED', 'CANCELLED')", name="ck_trials_state"
+            "state IN ('PENDING', 'RUNNING', 'COMPLETED', 'STOPPED', 'FAILED', 'CANCELLED')",
+            name=op.f("ck_trials_state"),
         ),
     )
     op.create_table(
