@@ -48,7 +48,7 @@ class Normalise:
         mean = torch.tensor(self.info.mean, device=self.device).view(1, -1, 1, 1)
         std = torch.tensor(self.info.std, device=self.device).view(1, -1, 1, 1)
         pixels = torch.from_numpy(images.astype(np.float32)).to(self.device)
-        return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        return pixels.div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,5 +84,4 @@ class Evaluator:
     def graft(self, choices: Mapping[str, int]) -> nn.Module:
         """The candidate's network with weights sliced from the teacher, on the device of the data."""
         student = self.survey.graft(self.survey.space.candidate(choices))
-        device = self.train.normalise.device
-        return student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return student.to(self.train.normalise.device)

@@ -105,3 +105,17 @@ def test_recalibration_is_the_average_over_the_batches() -> None:
     torch.testing.assert_close(model[1].running_mean, mean)
     torch.testing.assert_close(model[1].running_var, variance)
     assert model[1].momentum == 0.1
+
+
+@pytest.mark.parametrize("channels", range(1, 14))
+def test_every_channel_count_trains(channels: int) -> None:
+    """Strided 1x1 convolutions of odd widths corrupted memory in channels-last layout (docs/decisions/0002)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, channels, 3, padding=1),
+        nn.Conv2d(channels, 8, 1, 2),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    )
+    assert all(math.isfinite(loss) for loss in run(Pupil(model), Stretch(0, 6, (0, 6))))
