@@ -74,21 +74,18 @@ def _names(groups: Sequence[Group]) -> list[str]:
 
 
 def _common(writers: Sequence[str]) -> str:
-    """The innermost module that holds more than half of the writers; empty when only the whole network does."""
-    home = ""
+    """
+    The innermost module that holds the writers, a stem of single layers before it left aside; empty when only the
+    whole network does.
+    """
+    home: list[str] = []
+    paths = [writer.split(".") for writer in writers]
     while True:
-        depth = home.count(".") + 1 if home else 0
-        children = [
-            ".".join(writer.split(".")[: depth + 1])
-            for writer in writers
-            if (not home or _is_inside(writer, home)) and writer.count(".") > depth
-        ]
-        if not children:
-            return home
-        best = max(dict.fromkeys(children), key=children.count)
-        if 2 * children.count(best) <= len(writers):
-            return home
-        home = best
+        depth = len(home)
+        inside = [path for path in paths if path[:depth] == home and len(path) > depth + 1]
+        if not inside or len({path[depth] for path in inside}) > 1 or 2 * len(inside) <= len(writers):
+            return ".".join(home)
+        home.append(inside[0][depth])
 
 
 def _home(group: Group, name: str) -> str:
