@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def demonstrate(terminal: Terminal, *, home: Path, out: Path, document: Mapping[
     """
     check_place(out)
     home = home.absolute()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us shall not leave a server behind
     with _server(home, terminal) as url, Client(url) as client:
         with terminal.waiting("the server is checking the job"):
             job = client.jobs.create(JOB if document is None else document)

@@ -68,7 +68,16 @@ class Terminal:
             self.out.file.write(_json(document) + "\n")
             self.out.file.flush()
         else:
+            self.draw(picture)
+
+    def draw(self, picture: RenderableType) -> None:
+        """A picture as data; without a terminal no line ends in blanks."""
+        if self.out.is_terminal:
             self.out.print(picture)
+            return
+        with self.out.capture() as drawn:
+            self.out.print(picture)
+        self.out.file.writelines(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
 
     def line(self, document: BaseModel) -> None:
         """One line of NDJSON."""

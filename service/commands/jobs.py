@@ -157,12 +157,12 @@ def show(job: JobId, as_json: Json = False, url: Url = None) -> None:
         signs, width = terminal.signs, terminal.out.width
         if found.student is not None:
             points = trial_points(client.jobs.trials(job))
-            terminal.out.print(result_screen(found, points, width=width, signs=signs))
+            terminal.draw(result_screen(found, points, width=width, signs=signs))
             terminal.hint("take the student home", f"stillhouse pull {job} --out student")
         elif found.state.terminal:
-            terminal.out.print(unfinished_screen(found, signs=signs))
+            terminal.draw(unfinished_screen(found, signs=signs))
         else:
-            terminal.out.print(job_screen(found, signs=signs))
+            terminal.draw(job_screen(found, signs=signs))
             terminal.hint("watch it", f"stillhouse watch {job}")
 
 

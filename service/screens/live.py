@@ -35,18 +35,11 @@ def live_screen(board: Board, *, now: datetime, signs: Signs, rows: int = 5) -> 
 
 def _header(board: Board, now: datetime, signs: Signs) -> RenderableType:
     began = board.began_at or now
-    grid = Table.grid(expand=True, padding=(0, 1))
-    grid.add_column(ratio=1)
-    grid.add_column(justify="right", no_wrap=True)
-    what = Text.assemble(
-        (board.job_id, "bold"),
-        "  ",
-        (board.state, _STYLES.get(board.state, "bold cyan")),
-        "  ",
-        (aim(board.spec, signs), "dim"),
+    elapsed = max(((board.ended_at or now) - began).total_seconds(), 0.0)
+    first = Text.assemble(
+        (board.job_id, "bold"), "  ", (board.state, _STYLES.get(board.state, "bold cyan")), f"  {duration(elapsed)}"
     )
-    grid.add_row(what, duration(max(((board.ended_at or now) - began).total_seconds(), 0.0)))
-    return grid
+    return Group(first, Text(aim(board.spec, signs), "dim"))
 
 
 def aim(spec: Any, signs: Signs) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.errors import FieldError
+from search.trial import State
 from service.documents import JobDocument, TrialDocument
 from service.schemas import CatalogEntry, Plan
 from service.screens.words import Signs, amount, duration, percent, plural
@@ -79,8 +80,8 @@ def _trial_counts(job: JobDocument) -> str:
 
 
 def trials_table(trials: Sequence[TrialDocument], teacher: Mapping[str, int] | None) -> RenderableType:
-    """By number; costs also as shares of the teacher's when they are known."""
-    metrics = list(trials[0].cost) if trials else []
+    """Costs also as shares of the teacher's when those are known; flops are left out, being twice the macs."""
+    metrics = [metric for metric in (trials[0].cost if trials else {}) if metric != "flops"]
     table = _table(">trial", "state", ">rungs", ">accuracy", ">kl", *(f">{metric}" for metric in metrics), "reason")
     for trial in trials:
         score = trial.scores[-1] if trial.scores else None
@@ -95,7 +96,7 @@ def trials_table(trials: Sequence[TrialDocument], teacher: Mapping[str, int] | N
             percent(score.accuracy) if score else "",
             f"{score.kl:.3f}" if score else "",
             *costs,
-            trial.reason,
+            trial.reason if trial.state is State.FAILED else "",
         )
     return table
 
