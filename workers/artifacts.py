@@ -1,4 +1,4 @@
-"""Artifacts in a folder or a bucket: everything that `pyarrow.fs` can reach."""
+"""Artifacts in a folder or in a bucket of S3, by way of `pyarrow.fs`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from search.errors import StorageFull, StoreUnavailable
+from search.errors import StorageFull, StoreUnavailable, UserError
 from workers.ports import Artifact
 from workers.rules import check_key, no_such_artifact
 
@@ -27,14 +27,22 @@ class FolderArtifacts:
     disk it is synced before and after the move: what `put` has returned survives a power cut. May be pickled.
 
     Raises:
+        UserError: `location` is no place that can be understood.
         StorageFull: there is no room left.
         StoreUnavailable: the folder or the bucket cannot be reached.
     """
 
     def __init__(self, location: str | Path) -> None:
         text = str(location)
-        with _translated():
-            self._fs, root = fs.FileSystem.from_uri(text if "://" in text else str(Path(text).expanduser().absolute()))
+        try:
+            with _translated():
+                self._fs, root = fs.FileSystem.from_uri(
+                    text if "://" in text else str(Path(text).expanduser().absolute())
+                )
+        except ValueError:  # its text would repeat the URI, which may hold a password
+            raise UserError(
+                "not a place for artifacts; write a path, or a URI such as `s3://bucket/prefix?region=eu-central-1`"
+            ) from None
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, fs.LocalFileSystem)
 
@@ -42,8 +50,9 @@ class FolderArtifacts:
         place, incoming = self._place(check_key(key)), f"{self._root}/{_INCOMING}/{uuid.uuid4().hex}"
         with _translated():
             try:
-                for path in (incoming, place):
-                    self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+                if self._local:  # a bucket has no folders
+                    for path in (incoming, place):
+                        self._fs.create_dir(path.rpartition("/")[0], recursive=True)
                 with self._fs.open_output_stream(incoming) as stream:
                     stream.write(data)
                 self._sync(incoming)
@@ -97,4 +106,6 @@ def _translated() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull("there is no room left for artifacts; free some space and submit again") from error
-        raise StoreUnavailable(f"the artifacts cannot be reached: {error}") from error
+        raise StoreUnavailable(
+            f"the artifacts cannot be reached now ({os.strerror(error.errno) if error.errno else 'no connection'})"
+        ) from error

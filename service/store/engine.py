@@ -33,6 +33,7 @@ def connect(url: str) -> Engine:
 
     Raises:
         UserError: the URL names no database that the record can be kept in.
+        StoreUnavailable: the folder of a SQLite file cannot be made.
     """
     try:
         parsed = make_url(url)
@@ -58,7 +59,10 @@ _EXAMPLES = "write `sqlite:////path/to/stillhouse.db` or `postgresql://user:pass
 def _sqlite(url: URL) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise UserError("a record in SQLite needs a file: its processes share it; write `sqlite:////path/to/file.db`")
-    Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the folder of the database cannot be made: {error.strerror}") from error
     engine = create_engine(url, pool_timeout=5, connect_args={"timeout": _BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from search.spec import JobSpec, read_spec
 from search.trial import Score, State, Trial
 from service.store.ledger import SqlLedger
 from service.store.ports import Jobs
+from tests.processes import claim_all, context
 from workers.memory import MemoryLedger
 from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Phase
 
@@ -728,10 +727,14 @@ class TestConcurrency:
         ledger = SqlLedger(engine)
         wanted = {submitted(ledger).id for _ in range(200)}
         url = engine.url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.contracts.claimant", url]
-        claimants = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-        claims = [claimant.communicate(timeout=50)[0].split() for claimant in claimants]
-        assert [claimant.returncode for claimant in claimants] == [0] * 4
+        pipes = [context.Pipe(duplex=False) for _ in range(4)]
+        claimants = [context.Process(target=claim_all, args=(url, writer)) for _, writer in pipes]
+        for claimant in claimants:
+            claimant.start()
+        claims = [reader.recv() for reader, _ in pipes]
+        for claimant in claimants:
+            claimant.join()
+        assert [claimant.exitcode for claimant in claimants] == [0] * 4
         given = [job_id for claim in claims for job_id in claim]
         assert len(given) == 200
         assert set(given) == wanted
@@ -739,24 +742,3 @@ class TestConcurrency:
         for job_id in given[::20]:
             assert kinds(ledger, job_id) == ["JOB_QUEUED", "JOB_CLAIMED"]
             assert ledger.job(job_id).claims == 1
-
-
-class TestMemoryClock:
-    def test_the_clock_is_the_ledgers_own(self) -> None:
-        now = 1_000_000.0
-        ledger = MemoryLedger(clock=lambda: now)
-        claim = searching(ledger, 30)
-        now += 29.5
-        assert ledger.claim("tester", 30) is None
-        ledger.finish(claim, Phase.SEARCH, {})
-        assert ledger.job(claim.job_id).phases[Phase.SEARCH].seconds == 29.5
-        now += 0.5
-        assert claimed(ledger).token == 2
-
-    def test_a_clock_that_goes_back_gives_no_negative_times(self) -> None:
-        now = 1_000_000.0
-        ledger = MemoryLedger(clock=lambda: now)
-        claim = searching(ledger, 30)
-        now -= 3600
-        ledger.finish(claim, Phase.SEARCH, {})
-        assert ledger.job(claim.job_id).phases[Phase.SEARCH].seconds == 0

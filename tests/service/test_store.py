@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from search.spec import read_spec
 from service.store.engine import connect, current_revision, latest_revision, migrate, reading, sole, writing
 from service.store.ledger import SqlLedger
 from service.store.tables import Words, events, in_seconds, jobs, metadata, now
+from tests.processes import context, hold, migrate_once
 
 SPEC = read_spec({"teacher": {"name": "t"}, "dataset": {"name": "d"}, "budget": {"macs": "50%"}})
 
@@ -123,9 +122,12 @@ class TestMigrations:
 
     @pytest.mark.timeout(30)
     def test_of_several_that_start_at_once_one_migrates(self, empty_url: str) -> None:
-        script = "import sys; from service.store.engine import *; migrate(connect(sys.argv[1]))"
-        starters = [subprocess.Popen([sys.executable, "-c", script, empty_url]) for _ in range(3)]
-        assert [starter.wait() for starter in starters] == [0, 0, 0]
+        starters = [context.Process(target=migrate_once, args=(empty_url,)) for _ in range(3)]
+        for starter in starters:
+            starter.start()
+        for starter in starters:
+            starter.join()
+        assert [starter.exitcode for starter in starters] == [0, 0, 0]
         engine = connect(empty_url)
         assert current_revision(engine) == latest_revision()
         engine.dispose()
@@ -241,6 +243,11 @@ class TestTrouble:
             migrate(engine)
         engine.dispose()
 
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(StoreUnavailable, match="Not a directory"):
+            connect(f"sqlite:///{tmp_path / 'file' / 'below' / 'record.db'}")
+
     def test_a_server_that_is_not_there(self, tmp_path: Path) -> None:
         engine = connect(f"postgresql://nobody@/nothing?host={tmp_path}")
         with pytest.raises(StoreUnavailable):
@@ -317,17 +324,13 @@ class TestSole:
 
     @pytest.mark.timeout(20)
     def test_the_lock_goes_with_its_process_however_it_ends(self, tmp_path: Path) -> None:
-        script = (
-            "import sys, time; from pathlib import Path; from service.store.engine import sole\n"
-            "with sole(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-        )
-        holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+        reader, writer = context.Pipe(duplex=False)
+        holder = context.Process(target=hold, args=(tmp_path, writer))
+        holder.start()
+        assert reader.recv()
         with pytest.raises(UserError), sole(tmp_path):
             pass
         holder.kill()
-        holder.wait()
-        holder.stdout.close()
+        holder.join()
         with sole(tmp_path):
             pass

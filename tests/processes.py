@@ -1,0 +1,53 @@
+"""Real processes for tests of the record, begun in milliseconds: a server that has imported everything forks them."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from search.spec import read_spec
+from service.store.engine import connect, migrate, sole
+from service.store.ledger import SqlLedger
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload([__name__])
+
+
+def submit_for_ever(url: str, name: str, acknowledged: Connection) -> None:
+    """Submits jobs and says each id once the record has taken it."""
+    ledger = SqlLedger(connect(url))
+    spec = read_spec({"teacher": {"name": "t"}, "dataset": {"name": "d"}, "budget": {"macs": "50%"}})
+    for number in itertools.count():
+        job, _ = ledger.submit(spec, idempotency_key=f"{name}-{number}", fingerprint="f")
+        acknowledged.send(job.id)
+
+
+def claim_all(url: str, given: Connection) -> None:
+    """Claims jobs until none is left, and says their ids at the end."""
+    engine = connect(url)
+    ledger, claimed, empty = SqlLedger(engine), [], 0
+    while empty < 3:  # others may hold the rows of the last jobs for a moment
+        claim = ledger.claim("claimant", 1000)
+        if claim is None:
+            empty += 1
+            time.sleep(0.05)
+        else:
+            claimed.append(claim.job_id)
+    engine.dispose()
+    given.send(claimed)
+
+
+def migrate_once(url: str) -> None:
+    engine = connect(url)
+    migrate(engine)
+    engine.dispose()
+
+
+def hold(home: Path, held: Connection) -> None:
+    """Holds the folder until it is killed."""
+    with sole(home):
+        held.send(True)
+        time.sleep(60)
