@@ -51,12 +51,12 @@ class ClutteredDigits:
     def info(self) -> DatasetInfo:
         sizes = self._options
         return DatasetInfo(
-            key=f"cluttered_digits-1-{sizes.train}-{sizes.validation}-{sizes.test}-{sizes.seed}",
+            key=f"cluttered_digits-2-{sizes.train}-{sizes.validation}-{sizes.test}-{sizes.seed}",
             classes=CLASSES,
             channels=3,
             size=_SIZE,
             mean=(0.49,) * 3,
-            std=(0.212,) * 3,
+            std=(0.21,) * 3,
             mirror=False,
             pad=2,
         )
@@ -103,7 +103,7 @@ def _compose(
         mask *= _half_plane(dice, n)
         if index == 3:
             mask *= (dice.below(2, n) == 0)[:, None, None]  # three or four pieces
-        canvas = _paint(canvas, mask, _contrasting(dice, base, 20, 80))
+        canvas = _paint(canvas, mask, _contrasting(dice, base, 25, 90))
     mask = _warp(
         digits[chosen],
         scale=dice.between(0.55, 0.92, n),
@@ -111,7 +111,7 @@ def _compose(
         shear=dice.between(-0.25, 0.25, n),
         shift=dice.between(-3, 3, n, 2),
     )
-    canvas = _paint(canvas, mask, _contrasting(dice, base, 75, 150))
+    canvas = _paint(canvas, mask, _contrasting(dice, base, 68, 140))
     canvas += _noise(dice, n)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
@@ -175,7 +175,7 @@ def _paint(canvas: Ints, mask: Ints, colour: Ints) -> Ints:
 def _texture(dice: _Dice, n: int) -> Ints:
     """Smooth noise `[n, 3, 32, 32]` around 0, summed over grids of 2, 4, 8 and 16 cells."""
     total = np.zeros((n, 3, _SIZE, _SIZE), np.int32)
-    for cells, most in ((2, 40), (4, 32), (8, 24), (16, 18)):
+    for cells, most in ((2, 44), (4, 35), (8, 27), (16, 20)):
         weights = _interpolation(cells)
         nodes = dice.bytes(n, 3, cells + 1, cells + 1).astype(np.float32) - 128
         # every partial sum is a whole number below 2**24, exact in float32 in whatever order it is added
@@ -197,13 +197,13 @@ _WAVE = np.rint(np.sin(np.arange(1024) * (2 * np.pi / 1024)) * 256).astype(np.in
 
 
 def _grating(dice: _Dice, n: int) -> Ints:
-    """Stripes `[n, 3, 32, 32]` of 3 to 12 pixels a period in any direction, up to 18 levels strong."""
+    """Stripes `[n, 3, 32, 32]` of 3 to 12 pixels a period in any direction, up to 20 levels strong."""
     angle, period = dice.between(0, 2 * np.pi, n), dice.between(3, 12, n)
     step = np.rint(np.stack([np.cos(angle), np.sin(angle)], axis=1) / period[:, None] * 1024).astype(np.int32)
     grid = np.arange(_SIZE, dtype=np.int32)
     phase = step[:, 0, None, None] * grid[None, None, :] + step[:, 1, None, None] * grid[None, :, None]
     wave = _WAVE[(phase + dice.below(1024, n).astype(np.int32)[:, None, None]) & 1023]
-    strength = dice.between(-18, 18, n, 3).astype(np.int32)
+    strength = dice.between(-20, 20, n, 3).astype(np.int32)
     stripes: Ints = (wave[:, None] * strength[:, :, None, None]) >> 8
     return stripes
 
