@@ -32,8 +32,8 @@ from search.surgery.knife import Knife
 from search.surgery.sites import Sites, sites_of, widths
 from search.surgery.terms import polynomials
 
-_TIME_LIMIT = 120.0
-"""Seconds after which a survey is given up."""
+_TIME_LIMIT = 60.0
+"""Seconds of computing, not of waiting for a busy machine, after which a survey is given up."""
 _TOLERANCE = 1e-3
 """Largest deviation of logits, relative to the largest, at which two forms of one random network are the same."""
 _EXACTNESS = 1e-4
@@ -128,7 +128,7 @@ def survey(model: nn.Module, example: Tensor, options: SpaceSpec | None = None) 
     Raises:
         Unsupported: the network cannot be copied, run on the example, or traced.
     """
-    deadline = time.monotonic() + _TIME_LIMIT
+    deadline = time.thread_time() + _TIME_LIMIT
     image = example.detach()[:1].to(device="cpu", dtype=torch.float32, copy=True)
     teacher = _copied(model)
     logits = _logits(teacher, image)
@@ -254,9 +254,10 @@ class _Surveyor:
 
     def _bar_each_failing(self, found: Anatomy) -> None:
         for index, site in enumerate(found.space.sites):
-            if time.monotonic() > self._deadline:
+            if time.thread_time() > self._deadline:
                 raise Unsupported(
-                    f"the network could not be surveyed within {_TIME_LIMIT:.0f} seconds; choose a smaller image"
+                    f"the network could not be surveyed within {_TIME_LIMIT:.0f} seconds of computing; "
+                    "give the dataset a smaller `size`"
                 )
             complaint = self._complaint(found, [index])
             if complaint:
