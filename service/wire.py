@@ -32,7 +32,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -160,17 +159,15 @@ class Wire:
         self, url: str | None, api_key: str | None, *, timeout: float = 30.0, backoff: Backoff | None = None
     ) -> None:
         self.url = (url or os.environ.get("STILLHOUSE_URL") or DEFAULT_URL).rstrip("/")
-        key = api_key or os.environ.get("STILLHOUSE_API_KEY")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ApiError(f"`{self.url}` is not an address of a server; write one such as {DEFAULT_URL}")
+        key = api_key or os.environ.get("STILLHOUSE_API_KEY", "").strip()
+        host = _host(self.url)
         self.backoff = backoff or Backoff()
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout,
             # A proxy meant for the world outside cannot reach a server on this machine.
-            trust_env=not _on_this_machine(parts.hostname),
+            trust_env=not _on_this_machine(host),
         )
 
     def close(self) -> None:
@@ -322,6 +319,16 @@ def _retry_after(value: str) -> float | None:
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
+
+
+def _host(url: str) -> str:
+    try:
+        found = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        found = httpx2.URL()
+    if found.scheme not in ("http", "https") or not found.host or (found.port or 1) > 65535:
+        raise ApiError(f"`{url}` is not an address of a server; write one such as {DEFAULT_URL}")
+    return found.host
 
 
 def _on_this_machine(host: str) -> bool:

@@ -20,7 +20,7 @@ from service.client import Client
 from service.commands.options import JobId, Json, Out, SpecFile, Timeout, Url
 from service.documents import EventDocument, JobDocument
 from service.screens.live import event_line
-from service.screens.result import PLOTTED, result_screen, shown_path, snippet, trial_points, unfinished_screen
+from service.screens.result import PLOTTED, as_svg, result_screen, shown_path, snippet, trial_points, unfinished_screen
 from service.screens.tables import job_screen, jobs_table, ordered, pareto, trials_table
 from service.takehome import check_place
 from service.terminal import Exit, Terminal, read_document
@@ -142,11 +142,16 @@ def jobs(
         terminal.say("No jobs yet.")
         terminal.hint("submit one", "stillhouse submit examples/quickstart.yaml")
         return
-    table = jobs_table(found, now=datetime.now(UTC), signs=terminal.signs)
+    table = jobs_table(found, now=datetime.now(UTC))
     terminal.show(table, {"jobs": [job.model_dump(mode="json") for job in found]})
 
 
-def show(job: JobId, as_json: Json = False, url: Url = None) -> None:
+def show(
+    job: JobId,
+    svg: Annotated[Path | None, typer.Option(help="Also write the screen as a picture (SVG).")] = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
     """Show a job: its result when it has ended, else how far it has come."""
     terminal = Terminal(as_json=as_json)
     with Client(url) as client:
@@ -158,6 +163,8 @@ def show(job: JobId, as_json: Json = False, url: Url = None) -> None:
         if found.student is not None:
             points = trial_points(client.jobs.trials(job))
             terminal.draw(result_screen(found, points, width=width, signs=signs))
+            if svg is not None:
+                svg.write_text(as_svg(found, points), encoding="utf-8")
             terminal.hint("take the student home", f"stillhouse pull {job} --out student")
         elif found.state.terminal:
             terminal.draw(unfinished_screen(found, signs=signs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from rich.text import Text
 
@@ -39,8 +40,9 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
     everything = [*picture.candidates, picture.teacher, *([picture.student] if picture.student else [])]
     costs = [cost for cost, _ in everything] + ([picture.limit] if picture.limit else [])
     accuracies = [accuracy for _, accuracy in everything]
+    floor = _floor(accuracies)
     across = _Axis(math.log(min(costs)), math.log(max(costs)), columns)
-    up = _Axis(min(accuracies), max(accuracies), height)
+    up = _Axis(floor, max(accuracies), height)
     fine = (_Axis(across.low, across.high, 2 * columns), _Axis(up.low, up.high, 4 * height))
 
     cells: list[list[tuple[str, str]]] = [[(" ", "")] * columns for _ in range(height)]
@@ -59,9 +61,12 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
         if point is not None:
             cells[height - 1 - up.place(point[1])][across.place(math.log(point[0]))] = (sign, f"bold {style}")
 
+    below = f"{signs.most}{percent(up.low)}"
     lines = []
     for number, drawn in enumerate(cells):
-        label = {0: percent(up.high), height - 1: percent(up.low)}.get(number, "")
+        label = {0: percent(up.high), height - 1: percent(up.low) if floor == min(accuracies) else below}.get(
+            number, ""
+        )
         line = Text(f"{label:>{_MARGIN - 2}} {signs.upright}", style="dim")
         for character, style in drawn:
             line.append(character, style=style or "not dim")
@@ -70,6 +75,15 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
     lines.append(Text(" " * (_MARGIN - 1) + signs.corner + signs.axis * columns, style="dim"))
     lines.append(_ticks(picture, across, columns))
     return lines
+
+
+def _floor(accuracies: Sequence[float]) -> float:
+    """
+    The lowest accuracy that the plot tells apart. A few trials far below the rest would press all others together, so
+    what lies further below the median than three times the way from there to the top is drawn on the bottom line.
+    """
+    top, middle = max(accuracies), median(accuracies)
+    return max(min(accuracies), middle - 3 * (top - middle))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +99,9 @@ class _Axis:
 
 
 def _ticks(picture: Picture, across: _Axis, columns: int) -> Text:
-    """Costs below the axis: first the ends, then what else fits between without touching."""
+    """Costs below the axis: the highest, the limit, and the lowest if it does not touch those."""
     row = [" "] * columns
-    wanted = [across.high, across.low, *([math.log(picture.limit)] if picture.limit else [])]
+    wanted = [across.high, *([math.log(picture.limit)] if picture.limit else []), across.low]
     for value in wanted:
         label = amount(math.exp(value))
         start = min(max(across.place(value) - len(label) // 2, 0), columns - len(label))

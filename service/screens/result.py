@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from service.documents import JobDocument, StudentDocument, TeacherMetrics, TrialDocument, VerdictDocument
 from service.screens.plot import Picture, Point, scatter
-from service.screens.words import Signs, amount, duration, percent, plural, points, ratio, size
+from service.screens.words import UNICODE, Signs, amount, duration, percent, plural, points, ratio, size
 from workers.ports import JobState
 
 PLOTTED = "macs"
@@ -61,6 +62,13 @@ def _finished(job: JobDocument) -> _Finished | None:
     if job.student is None or job.teacher.metrics is None or job.teacher.cost is None:
         return None
     return _Finished(job, job.teacher.cost, job.teacher.metrics, job.student)
+
+
+def as_svg(job: JobDocument, candidates: Sequence[Point]) -> str:
+    """The screen as it looks in a terminal of 84 columns."""
+    console = Console(record=True, width=84, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(result_screen(job, candidates, width=84, signs=UNICODE, folder=Path("student")), highlight=False)
+    return console.export_svg(title="stillhouse")
 
 
 def unfinished_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
@@ -152,7 +160,6 @@ def _picture(finished: _Finished, candidates: Sequence[Point]) -> Picture | None
 def _legend(signs: Signs) -> Text:
     dot = "\u2802" if signs.braille else "o"
     return Text.assemble(
-        " " * 9,
         ("validation accuracy over macs   ", "dim"),
         (signs.teacher, "bold yellow"),
         " teacher  ",
@@ -167,7 +174,7 @@ def _legend(signs: Signs) -> Text:
 
 def _whereabouts(folder: Path) -> Group:
     place = shown_path(folder)
-    lines = [Text.assemble(("The student lies in ", ""), (place, "bold")), Text()]
+    lines = [Text.assemble("The student lies in ", (f"{place}/", "bold")), Text()]
     return Group(*lines, *(Text(f"    {line}", "cyan") for line in snippet(folder)))
 
 
@@ -177,7 +184,7 @@ def snippet(folder: Path) -> tuple[str, str, str]:
     return (
         "import runpy",
         f'load = runpy.run_path("{place}/load.py")["load"]',
-        f'student = load("{place}")   # images [n, c, h, w] -> logits [n, classes]',
+        f'student = load("{place}")   # normalised images -> logits',
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -16,7 +16,7 @@ from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
 from service.schemas import CatalogEntry, Plan
-from service.screens.words import Signs, amount, duration, percent, plural
+from service.screens.words import Signs, age, amount, duration, percent, plural
 from workers.ports import JobState
 
 _STATES = {
@@ -27,19 +27,16 @@ _STATES = {
 }
 
 
-def jobs_table(jobs: Iterable[JobDocument], *, now: datetime, signs: Signs) -> RenderableType:
-    table = _table("job", "state", "teacher", "dataset", "budget", ">student", ">age")
+def jobs_table(jobs: Iterable[JobDocument], *, now: datetime) -> RenderableType:
+    """Ids are never folded: they are there to be copied."""
+    table = _table("job", "state", "what", ">student", ">age", whole=("job", "state", "age"), gap=2)
     for job in jobs:
-        budget = ", ".join(f"{metric} {signs.most} {limit}" for metric, limit in job.spec["budget"].items())
-        student = "" if job.student is None else percent(job.student.metrics.accuracy)
         table.add_row(
             job.id,
             Text(job.state, _STATES.get(job.state, "cyan")),
-            job.teacher.name,
-            job.spec["dataset"]["name"],
-            budget,
-            student,
-            duration((now - job.created_at).total_seconds()),
+            f"{job.teacher.name} on {job.spec['dataset']['name']}",
+            "" if job.student is None else percent(job.student.metrics.accuracy),
+            age((now - job.created_at).total_seconds()),
         )
     return table
 
@@ -80,13 +77,15 @@ def _trial_counts(job: JobDocument) -> str:
 
 
 def trials_table(trials: Sequence[TrialDocument], teacher: Mapping[str, int] | None) -> RenderableType:
-    """Costs also as shares of the teacher's when those are known; flops are left out, being twice the macs."""
+    """Costs are shares of the teacher's once those are known; flops are left out, being twice the macs."""
     metrics = [metric for metric in (trials[0].cost if trials else {}) if metric != "flops"]
-    table = _table(">trial", "state", ">rungs", ">accuracy", ">kl", *(f">{metric}" for metric in metrics), "reason")
+    failed = any(trial.state is State.FAILED for trial in trials)
+    columns = [">trial", "state", ">rungs", ">accuracy", ">kl", *(f">{metric}" for metric in metrics)]
+    table = _table(*columns, *(["reason"] if failed else []))
     for trial in trials:
         score = trial.scores[-1] if trial.scores else None
         costs = [
-            amount(trial.cost[metric]) + (f" ({percent(trial.cost[metric] / teacher[metric])})" if teacher else "")
+            percent(trial.cost[metric] / teacher[metric]) if teacher else amount(trial.cost[metric])
             for metric in metrics
         ]
         table.add_row(
@@ -96,7 +95,7 @@ def trials_table(trials: Sequence[TrialDocument], teacher: Mapping[str, int] | N
             percent(score.accuracy) if score else "",
             f"{score.kl:.3f}" if score else "",
             *costs,
-            trial.reason if trial.state is State.FAILED else "",
+            *([trial.reason if trial.state is State.FAILED else ""] if failed else []),
         )
     return table
 
@@ -176,9 +175,11 @@ def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:
     return grid
 
 
-def _table(*columns: str) -> Table:
-    """A column whose name begins with `>` is set to the right."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+def _table(*columns: str, whole: Sequence[str] = (), gap: int = 3) -> Table:
+    """A column whose name begins with `>` is set to the right; those in `whole` are never folded."""
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="dim")
+    for column in columns:
+        name = column.removeprefix(">")
+        justify: Literal["left", "right"] = "left" if name == column else "right"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in whole)
     return table

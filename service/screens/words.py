@@ -110,6 +110,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
+def age(seconds: float) -> str:
+    """The largest unit alone: `12 s`, `30 m`, `5 h`, `3 d`."""
+    whole = max(round(seconds), 0)
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
+        if whole >= unit:
+            return f"{whole // unit} {name}"
+    return f"{whole} s"
+
+
 def plural(count: int, noun: str) -> str:
     """`1 trial`, `12 trials`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,253 @@
+"""
+Screens of a job that really ran, as plain text at two widths.
+
+The documents in `golden` are what a server answered about a job of `examples/quickstart.yaml`. Where a screen is meant
+to change: REDRAW_SCREENS=1 pytest tests/service/test_screens.py, then read the difference.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from search.errors import FieldError
+from search.trial import State
+from service.board import Board
+from service.documents import EventDocument, JobDocument, TrialDocument
+from service.schemas import Plan
+from service.screens.live import event_line, live_screen
+from service.screens.plot import Picture, scatter
+from service.screens.result import as_svg, result_screen, trial_points, unfinished_screen
+from service.screens.tables import job_screen, jobs_table, mistakes, ordered, pareto, plan_screen, trials_table
+from service.screens.words import ASCII, UNICODE, amount, duration, percent, points, ratio, size, sparkline
+from workers.ports import JobState, Phase
+
+GOLDEN = Path(__file__).parent / "golden"
+REDRAW = os.environ.get("REDRAW_SCREENS") == "1"
+JOB = JobDocument.model_validate_json((GOLDEN / "job.json").read_text())
+TRIALS = [TrialDocument.model_validate(trial) for trial in json.loads((GOLDEN / "trials.json").read_text())["trials"]]
+EVENTS = [EventDocument.model_validate_json(line) for line in (GOLDEN / "events.ndjson").read_text().splitlines()]
+NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
+
+
+def drawn(picture: RenderableType, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None, highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(picture)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def board_after(count: int) -> Board:
+    board = Board(JOB.id, JOB.spec)
+    for event in EVENTS[:count]:
+        board.take(event)
+    return board
+
+
+def half_way() -> Board:
+    """When half of the trials had been scored."""
+    scored = [place for place, event in enumerate(EVENTS) if event.kind == "TRIAL_SCORED"]
+    return board_after(scored[len(scored) // 2] + 1)
+
+
+PLAN = Plan.model_validate_json((GOLDEN / "plan.json").read_text())
+MISTAKES = [
+    FieldError(
+        "/search/trails", "UNKNOWN_FIELD", 'unknown field `trails`, did you mean "trials"?', ("rungs", "trials")
+    ),
+    FieldError("", "MISSING_FIELD", "`budget` is required; add it"),
+]
+SCREENS: dict[str, Any] = {
+    "result": lambda width, signs: result_screen(
+        JOB, trial_points(TRIALS), width=width, signs=signs, folder=Path("student")
+    ),
+    "live": lambda _, signs: live_screen(half_way(), now=EVENTS[0].at + timedelta(seconds=120), signs=signs),
+    "trials": lambda _, __: trials_table(ordered(TRIALS, "accuracy"), JOB.teacher.cost),
+    "jobs": lambda _, __: jobs_table([JOB], now=NOW),
+    "plan": lambda _, signs: plan_screen(PLAN, signs=signs),
+    "mistakes": lambda _, signs: mistakes(MISTAKES, signs),
+}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_looks_as_it_did(name: str, width: int) -> None:
+    found = drawn(SCREENS[name](width, UNICODE), width)
+    file = GOLDEN / f"{name}-{width}.txt"
+    if REDRAW:
+        file.write_text(found)
+    assert found == file.read_text()
+    assert max(map(len, found.splitlines())) <= width
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_without_unicode_nothing_else_is_printed(name: str) -> None:
+    assert drawn(SCREENS[name](80, ASCII), 80).isascii()
+
+
+def test_the_result_says_what_the_document_says() -> None:
+    student, teacher = JOB.student, JOB.teacher
+    assert student is not None
+    assert teacher.cost is not None
+    assert teacher.metrics is not None
+    text = drawn(SCREENS["result"](120, UNICODE), 120)
+    assert f"{teacher.cost['macs'] / student.cost['macs']:.1f}× fewer MACs" in text
+    assert f"{teacher.cost['params'] / student.cost['params']:.1f}× fewer params" in text
+    assert f"{100 * student.metrics.accuracy:.1f} %" in text
+    assert f"{JOB.trials.stopped} stopped early" in text
+    assert text.count("✓ fits") == len(student.verdicts)
+
+
+def test_a_student_over_its_limit_is_not_said_to_fit() -> None:
+    document = JOB.model_dump(mode="json")
+    document["student"]["verdicts"][0] |= {"fits": False, "limit": 1000}
+    text = drawn(result_screen(JobDocument.model_validate(document), [], width=80, signs=UNICODE), 80)
+    assert "≤ 1.00 k ✗ over" in text
+
+
+def test_a_job_without_a_student_shows_why() -> None:
+    document = JOB.model_dump(mode="json") | {"student": None, "state": "FAILED", "reason": "every trial failed"}
+    failed = JobDocument.model_validate(document)
+    for picture in (
+        unfinished_screen(failed, signs=UNICODE),
+        result_screen(failed, [], width=80, signs=UNICODE),
+        job_screen(failed, signs=UNICODE),
+    ):
+        assert "every trial failed" in drawn(picture, 80)
+
+
+def test_the_board_agrees_with_the_document() -> None:
+    board = board_after(len(EVENTS))
+    counts = board.counts()
+    assert board.state is JobState.SUCCEEDED
+    assert len(board.contenders) == JOB.trials.total
+    assert counts[State.COMPLETED] == JOB.trials.completed
+    assert counts[State.STOPPED] == JOB.trials.stopped
+    assert board.best is not None
+    assert JOB.best is not None
+    assert (board.best.number, board.best.accuracy) == (JOB.best.number, JOB.best.accuracy)
+    assert sorted(board.points("macs")) == sorted(trial_points(TRIALS))
+    assert all(station.ended_at is not None for station in board.stations.values())
+    assert board.stations[Phase.SEARCH].done == JOB.trials.total
+
+
+@pytest.mark.parametrize("signs", [UNICODE, ASCII], ids=["unicode", "ascii"])
+def test_every_moment_of_the_job_can_be_drawn(signs: Any) -> None:
+    board = Board(JOB.id, JOB.spec)
+    for event in EVENTS:
+        board.take(event)
+        text = drawn(live_screen(board, now=event.at, signs=signs), 80)
+        assert board.state in text
+        event_line(event, JOB.spec)
+
+
+def test_an_unknown_event_changes_nothing() -> None:
+    board = board_after(20)
+    before = drawn(live_screen(board, now=NOW, signs=UNICODE), 80)
+    strange = EventDocument(seq=21, kind="MOON_ROSE", at=NOW, data={"phase": "night"})
+    board.take(strange)
+    assert drawn(live_screen(board, now=NOW, signs=UNICODE), 80) == before
+    assert event_line(strange, JOB.spec) is None
+
+
+def test_the_picture_for_a_readme_is_whole() -> None:
+    svg = as_svg(JOB, trial_points(TRIALS))
+    assert svg.startswith("<svg")
+    assert "small_resnet" in svg
+    assert "4.0×" in svg
+
+
+def test_the_front_holds_what_no_other_trial_beats() -> None:
+    front = pareto(TRIALS, "macs")
+    scored = [trial for trial in TRIALS if trial.scores]
+    for trial in scored:
+        beaten = any(
+            other.cost["macs"] <= trial.cost["macs"]
+            and other.scores[-1].accuracy >= trial.scores[-1].accuracy
+            and (other.cost["macs"], -other.scores[-1].accuracy) != (trial.cost["macs"], -trial.scores[-1].accuracy)
+            for other in scored
+        )
+        assert (trial in front) != beaten
+
+
+accuracies = st.floats(0, 1)
+plotted = st.tuples(st.floats(1, 1e12), accuracies)
+
+
+@given(
+    candidates=st.lists(plotted, max_size=30),
+    teacher=plotted,
+    student=st.none() | plotted,
+    limit=st.none() | st.floats(1, 1e12),
+    width=st.integers(26, 120),
+    height=st.integers(2, 20),
+    signs=st.sampled_from([UNICODE, ASCII]),
+)
+def test_a_plot_is_never_wider_than_asked_and_always_shows_the_student(
+    candidates: list[tuple[float, float]],
+    teacher: tuple[float, float],
+    student: tuple[float, float] | None,
+    limit: float | None,
+    width: int,
+    height: int,
+    signs: Any,
+) -> None:
+    lines = scatter(Picture(candidates, teacher, student, limit), width=width, height=height, signs=signs)
+    assert len(lines) == height + 2
+    assert max(len(line) for line in lines) <= width
+    text = "\n".join(line.plain for line in lines)
+    assert (signs.student if student is not None else signs.teacher) in text
+
+
+@given(st.lists(accuracies, max_size=40))
+def test_a_sparkline_rises_with_its_values(values: list[float]) -> None:
+    bars = sparkline(values, 24, UNICODE)
+    assert len(bars) == min(len(values), 24)
+    steps = itertools.pairwise(zip(values[-24:], bars, strict=True))
+    assert all(
+        UNICODE.bars.index(bar) <= UNICODE.bars.index(next_bar)
+        for (value, bar), (next_value, next_bar) in steps
+        if value <= next_value
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (amount(0), "0"),
+        (amount(999), "999"),
+        (amount(999.6), "1.00 k"),
+        (amount(1_000), "1.00 k"),
+        (amount(22_901_345), "22.9 M"),
+        (amount(999_999), "1.00 M"),
+        (amount(4_580_269), "4.58 M"),
+        (amount(5e15), "5000 T"),
+        (size(194_632), "195 kB"),
+        (size(12), "12 B"),
+        (percent(0.95349), "95.3 %"),
+        (points(-0.004, UNICODE), "−0.4 pt"),
+        (points(0.003, ASCII), "+0.3 pt"),
+        (points(-0.0001, UNICODE), "0.0 pt"),
+        (ratio(22.9, 4.49, UNICODE), "5.1×"),
+        (ratio(1, 0, ASCII), "infx"),
+        (duration(8.31), "8.3 s"),
+        (duration(9.96), "10 s"),
+        (duration(59.6), "1 m 00 s"),
+        (duration(62), "1 m 02 s"),
+        (duration(7500), "2 h 05 m"),
+        (duration(273_600), "3 d 04 h"),
+        (duration(-1), "0.0 s"),
+    ],
+)
+def test_numbers_are_written_for_people(found: str, expected: str) -> None:
+    assert found == expected
