@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "\`$(PYTHON) -m venv\` failed; on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV) (a minute or two the first time)..."
-	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(VENV)/bin/python -m pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup ## start the service, send it a job over HTTP and watch it to the end
