@@ -66,6 +66,7 @@ def test_the_contracts_hold() -> None:
         ("service/app.py", "from search import training", "load neither torch nor Ray"),
         ("service/client.py", "from workers import driver", "load neither torch nor Ray"),
         ("service/app.py", "import sqlalchemy", "SQL is spoken under service.store only"),
+        ("service/settings.py", "from service import terminal", "Storeys inside service"),
         ("service/serve.py", "import ray", "Ray is imported under workers.backends.ray only"),
     ],
 )
