@@ -11,6 +11,8 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
+import resource
 import signal
 import threading
 import time
@@ -23,7 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from search.errors import FieldError, StillhouseError, UserError
+from search.errors import FieldError, StillhouseError, Unsupported, UserError
 from search.files import Files
 from search.spec import JobSpec, read_spec
 
@@ -80,13 +82,15 @@ class DirectChecker:
 
 class ChildChecker:
     """
-    Checks in a child process, one question at a time, each within `limit_seconds`.
+    Checks in a child process, one question at a time, each within `limit_seconds` and `limit_bytes` of memory: a spec
+    can ask for a teacher of any size, and half of this machine's memory is enough to look at one.
 
     The child is started by the first question or by `warm`, and again after it died or was killed for being late.
     """
 
-    def __init__(self, files: Files, *, limit_seconds: float) -> None:
+    def __init__(self, files: Files, *, limit_seconds: float, limit_bytes: int | None = None) -> None:
         self._files, self._limit = files, limit_seconds
+        self._bytes = limit_bytes or _half_of_memory()
         self._turn = threading.Lock()
         self._child: tuple[BaseProcess, Connection] | None = None
         self._closed = False
@@ -153,7 +157,7 @@ class ChildChecker:
             _end(*self._child)
             self._child = None
         if self._child is None:
-            self._child = _start(self._files)
+            self._child = _start(self._files, self._bytes)
         return self._child
 
 
@@ -223,12 +227,12 @@ def _key(spec: JobSpec) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _start(files: Files) -> tuple[BaseProcess, Connection]:
+def _start(files: Files, limit_bytes: int) -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     roots = None if files.roots is None else [str(root) for root in files.roots]
     process = context.Process(
-        target=_serve, args=(theirs, str(files.cache), roots), name="stillhouse-checker", daemon=True
+        target=_serve, args=(theirs, str(files.cache), roots, limit_bytes), name="stillhouse-checker", daemon=True
     )
     process.start()
     theirs.close()  # so that the child's death ends the pipe
@@ -241,17 +245,28 @@ def _end(process: BaseProcess, pipe: Connection) -> None:
     pipe.close()
 
 
-def _serve(pipe: Connection, cache: str, roots: list[str] | None) -> None:
+def _serve(pipe: Connection, cache: str, roots: list[str] | None, limit_bytes: int) -> None:
     """The child: answers until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the server, which ends this one too
     files = Files(Path(cache), None if roots is None else tuple(Path(root) for root in roots))
     checker = DirectChecker(files)
+    _stay_within(limit_bytes)
     import torch
 
     torch.set_num_threads(1)
     with suppress(EOFError, OSError):
         while True:
             pipe.send_bytes(json.dumps(_answer(checker, json.loads(pipe.recv_bytes()))).encode())
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _stay_within(limit_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+    with suppress(OSError):  # where there is such a thing, the kernel shall end this process before any other
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _answer(checker: Checker, question: Mapping[str, Any]) -> Json:
@@ -263,7 +278,10 @@ def _answer(checker: Checker, question: Mapping[str, Any]) -> Json:
         errors = [asdict(found) for found in error.errors] if isinstance(error, UserError) else None
         return {"error": {"code": error.code, "message": error.message, "errors": errors}}
     except Exception as error:
-        logging.getLogger("stillhouse.checker").exception("a check failed")
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            told = Unsupported("this teacher is too large for the memory of the server that checks it; make it smaller")
+            return {"error": {"code": told.code, "message": told.message, "errors": [asdict(e) for e in told.errors]}}
+        logger.exception("a check failed")
         return {"error": {"code": "INTERNAL", "message": f"{type(error).__name__}: {error}", "errors": None}}
 
 

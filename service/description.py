@@ -45,7 +45,7 @@ def answers(*codes: str, example: Any = None, status: int = 200) -> dict[int | s
     """`responses` of a route: an example of its success, and every problem it may answer with."""
     described: dict[int | str, dict[str, Any]] = {}
     if example is not None:
-        described[status] = {"content": {"application/json": {"example": example}}}
+        described[status] = {"content": {"application/json": {"example": shown(example)}}}
     for code in sorted({*codes, *_ALWAYS}, key=lambda code: (KINDS[code].status, code)):
         kind = KINDS[code]
         known = described.setdefault(
@@ -58,6 +58,11 @@ def answers(*codes: str, example: Any = None, status: int = 200) -> dict[int | s
         )
         known["content"][MEDIA_TYPE]["examples"][code] = {"summary": kind.title, "value": _example(code)}
     return described
+
+
+def shown(example: Any) -> str:
+    """An example as a route gives it: as text, since FastAPI drops every null from what it passes on."""
+    return json.dumps(example)
 
 
 def _example(code: str) -> dict[str, Any]:
@@ -77,7 +82,12 @@ def _example(code: str) -> dict[str, Any]:
 def spec_body(example: dict[str, Any]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads a job spec; `service.deps.JsonBody` is what reads it."""
     schema = {"$ref": _REF.format(model="JobSpec")}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": shown(example)}},
+        }
+    }
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -91,10 +101,25 @@ def describe(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _finish(operation)
         components = document.setdefault("components", {}).setdefault("schemas", {})
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components.pop(unused, None)
         components.update(_schemas(JobSpec, mode="validation") | _schemas(Problem, mode="serialization"))
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _finish(operation: dict[str, Any]) -> None:
+    answers = operation["responses"]
+    if MEDIA_TYPE not in answers.get("422", {}).get("content", {MEDIA_TYPE: {}}):
+        del answers["422"]  # FastAPI adds its own wherever there is a parameter, even one that takes everything
+    for body in (operation.get("requestBody", {}), *answers.values()):
+        for content in body.get("content", {}).values():
+            if "example" in content:
+                content["example"] = json.loads(content["example"])
 
 
 def _schemas(model: type[BaseModel], *, mode: Any) -> dict[str, Any]:

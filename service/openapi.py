@@ -1,4 +1,4 @@
-"""`python -m service.openapi` writes the API's description to `docs/openapi.json`; a test fails when that is out of date."""
+"""`python -m service.openapi` rewrites `docs/openapi.json`; a test holds that file to what the server says itself."""
 
 from __future__ import annotations
 

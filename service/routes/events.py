@@ -83,7 +83,7 @@ async def events(
     if streams.full:
         raise Refusal("BUSY", "As many event streams are open as this server keeps; try again later, or read pages.")
     return _Stream(
-        _told(jobs, job_id, after, streams, request.app.state.draining),
+        _told(request, jobs, job_id, after),
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
@@ -117,14 +117,14 @@ def _wants_stream(accept: str) -> bool:
     return any(kind.partition(";")[0].strip().lower() == "text/event-stream" for kind in accept.split(","))
 
 
-async def _told(
-    jobs: Jobs, job_id: str, after: int, streams: Streams, draining: threading.Event
-) -> AsyncIterator[bytes]:
+async def _told(request: Request, jobs: Jobs, job_id: str, after: int) -> AsyncIterator[bytes]:
+    streams: Streams = request.app.state.streams
+    draining: threading.Event = request.app.state.draining
     streams.open += 1
     try:
         yield format_sse_event(retry=_COME_BACK_MILLISECONDS)
         quiet_since = time.monotonic()
-        while not draining.is_set():
+        while not draining.is_set() and not await request.is_disconnected():
             found = await run_in_threadpool(jobs.events, job_id, after, LARGEST_PAGE)
             for event in found:
                 after = event.seq

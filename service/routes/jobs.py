@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from search.spec import JobSpec, read_spec
 from service.auth import require_key
 from service.deps import CheckerDep, IdempotencyKey, JobId, JobsDep, JsonBody
-from service.description import answers, spec_body
+from service.description import answers, shown, spec_body
 from service.documents import Document, JobDocument, TrialDocument, job_document, trial_document
 from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
 from service.problems import Refusal
@@ -43,11 +43,11 @@ _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
         200: {
             "model": Plan,
             "description": "The plan, with `validate_only`",
-            "content": {"application/json": {"example": PLAN}},
+            "content": {"application/json": {"example": shown(PLAN)}},
         },
         201: {
             "description": "The job, on record",
-            "content": {"application/json": {"example": QUEUED_JOB}},
+            "content": {"application/json": {"example": shown(QUEUED_JOB)}},
             "headers": {
                 "Location": {"description": "The job's address", "schema": {"type": "string"}},
                 "Idempotency-Replayed": {

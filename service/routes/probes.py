@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from search.errors import NotFound
 from service.auth import require_key
 from service.deps import JobsDep, SettingsDep
-from service.description import answers
+from service.description import answers, shown
 from service.problems import KINDS, Refusal, page_of
 from service.schemas import BODY_BYTES, LARGEST_PAGE, LONGEST_WAIT, Health, Limits, ProblemPage, Readiness, Server
 
@@ -88,7 +88,9 @@ def server(settings: SettingsDep) -> Server:
     responses={
         200: {
             "description": "Text for Prometheus",
-            "content": {"text/plain": {"schema": {"type": "string"}, "example": 'stillhouse_jobs{state="QUEUED"} 0.0'}},
+            "content": {
+                "text/plain": {"schema": {"type": "string"}, "example": shown('stillhouse_jobs{state="QUEUED"} 0.0')}
+            },
         },
         **answers("UNAUTHENTICATED", "STORE_UNAVAILABLE"),
     },
