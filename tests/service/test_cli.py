@@ -1,0 +1,482 @@
+"""The command line against the real service over a real socket: streams, exit codes, and words that help."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.quickstart import JOB
+from service.terminal import Exit
+from tests.service.served import SPEC, WEIGHTS, claimed, listening, make_app, submitted, succeeded
+from workers.memory import MemoryArtifacts, MemoryLedger
+from workers.ports import JobState
+
+ROOT = Path(__file__).parents[2]
+KEY = "a key of sufficient length"
+COMMANDS = [
+    *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "pull"),
+    *("cancel", "local", "serve", "api", "dispatcher", "migrate", "version"),
+]
+    "quickstart",
+    "serve",
+    "api",
+    "dispatcher",
+    "migrate",
+    "submit",
+    "watch",
+    "jobs",
+    "show",
+    "trials",
+    "events",
+    "pull",
+    "cancel",
+    "plan",
+    "doctor",
+    "catalog",
+    "local",
+    "version",
+]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+@pytest.fixture
+def artifacts() -> MemoryArtifacts:
+    return MemoryArtifacts()
+
+
+@pytest.fixture
+def url(
+    tmp_path: Path, ledger: MemoryLedger, artifacts: MemoryArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    with listening(make_app(tmp_path / "home", ledger, artifacts)) as url:
+        monkeypatch.setenv("STILLHOUSE_URL", url)
+        yield url
+
+
+def stillhouse(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def started(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A process of its own; it finds the server in the environment."""
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT} | options
+    return subprocess.Popen(command, **streams)
+
+
+# Start
+
+
+def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
+    program = "import sys, service.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"torch", "ray", "sqlalchemy", "uvicorn", "fastapi", "optuna", "scipy"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    answer = stillhouse(command, "--help")
+    assert answer.exit_code == 0
+    assert f"stillhouse {command}" in answer.output.replace("root", "stillhouse")
+
+
+def test_no_secret_is_taken_from_the_command_line() -> None:
+    for command in COMMANDS:
+        options = stillhouse(command, "--help").output.lower()
+        assert "--api-key" not in options
+        assert "--password" not in options
+        assert "--token" not in options
+
+
+def test_a_mistyped_command_ends_with_usage() -> None:
+    answer = stillhouse("submitt", "x.yaml")
+    assert answer.exit_code == Exit.USAGE
+    assert answer.stdout == ""
+
+
+def test_the_version() -> None:
+    assert json.loads(stillhouse("version", "--json").stdout) == {"version": stillhouse("version").stdout.strip()}
+
+
+# Submitting
+
+
+def test_submit_prints_the_id_and_nothing_else(url: str, ledger: MemoryLedger) -> None:
+    answer = stillhouse("submit", "-", stdin=yaml.safe_dump(SPEC))
+    assert answer.exit_code == 0, answer.stderr
+    job_id = answer.stdout.strip()
+    assert ledger.job(job_id).state is JobState.QUEUED
+    assert f"stillhouse watch {job_id}" in answer.stderr
+
+
+def test_submit_reads_a_file_and_gives_the_document(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(SPEC))
+    first, again = (stillhouse("submit", file, "--json", "--idempotency-key", "k") for _ in range(2))
+    assert json.loads(first.stdout)["spec"]["budget"] == SPEC["budget"]
+    assert json.loads(again.stdout)["id"] == json.loads(first.stdout)["id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("teacher: [", "line"),
+        ("a: 1\na: 2", "`a` comes twice"),
+        ("- 1\n- 2", "must hold a mapping"),
+        ("", "must hold a mapping"),
+        ("a: .nan", "Out of range"),
+        ("!!python/object:os.system {}", "could not determine a constructor"),
+        ("a: &a [*a]", "Circular reference"),
+    ],
+)
+def test_what_is_no_document_never_leaves_this_machine(text: str, expected: str) -> None:
+    answer = stillhouse("submit", "-", "--url", "http://127.0.0.1:9", stdin=text)
+    assert answer.exit_code == Exit.USAGE
+    assert expected in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_a_file_that_is_not_there() -> None:
+    answer = stillhouse("submit", "nowhere.yaml")
+    assert answer.exit_code == Exit.USAGE
+    assert "nowhere.yaml cannot be read: No such file" in answer.stderr
+
+
+def test_dates_stay_what_was_written(url: str) -> None:
+    text = yaml.safe_dump(SPEC) + "labels: {day: 2026-01-31}\n"
+    answer = stillhouse("submit", "-", "--json", stdin=text)
+    assert json.loads(answer.stdout)["labels"] == {"day": "2026-01-31"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "remedy"),
+    [
+        ({"search": {"trails": 3}}, "/search/trails", 'did you mean "trials"?'),
+        ({"dataset": {"name": "digit"}}, "/dataset/name", 'did you mean "digits"?'),
+        ({"budget": {"macs": "20 parsec"}}, "/budget/macs", "use k, M, G, T or %"),
+        ({"budget": {"macs": "1"}}, "/budget/macs", "the smallest reachable is"),
+    ],
+)
+def test_a_wrong_spec_is_answered_with_pointer_and_remedy(
+    url: str, changes: dict[str, Any], pointer: str, remedy: str
+) -> None:
+    answer = stillhouse("submit", "-", stdin=yaml.safe_dump(SPEC | changes))
+    assert answer.exit_code == Exit.USAGE
+    assert answer.stdout == ""
+    said = " ".join(answer.stderr.split())
+    assert pointer in said
+    assert remedy in said
+
+
+def test_a_plan_is_the_same_with_and_without_a_server(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path / "other"))
+    there = stillhouse("plan", "-", "--json", stdin=yaml.safe_dump(SPEC))
+    here = stillhouse("plan", "-", "--json", "--local", stdin=yaml.safe_dump(SPEC))
+    assert there.exit_code == here.exit_code == 0
+    assert json.loads(there.stdout) == json.loads(here.stdout)
+    assert "feasible" in stillhouse("plan", "-", stdin=yaml.safe_dump(SPEC)).stdout
+
+
+# Looking
+
+
+@pytest.mark.parametrize("kind", ["teachers", "datasets", "distillers", "strategies", "costs"])
+def test_the_catalog_is_the_same_with_and_without_a_server(url: str, kind: str) -> None:
+    there, here = stillhouse("catalog", kind, "--json"), stillhouse("catalog", kind, "--json", "--local")
+    assert json.loads(there.stdout) == json.loads(here.stdout)
+    names = [entry["name"] for entry in json.loads(there.stdout)["entries"]]
+    assert names
+    assert all(name in stillhouse("catalog", kind).stdout for name in names)
+
+
+def test_every_look_at_a_job_has_a_picture_and_a_document(
+    url: str, ledger: MemoryLedger, artifacts: MemoryArtifacts, tmp_path: Path
+) -> None:
+    job = succeeded(ledger, artifacts)
+    assert json.loads(stillhouse("jobs", "--json").stdout)["jobs"][0]["id"] == job
+    assert job in stillhouse("jobs").stdout
+    assert stillhouse("jobs", "--state", "failed", "--json").stdout.split() == ["{", '"jobs":', "[]", "}"]
+    document = json.loads(stillhouse("show", job, "--json").stdout)
+    assert document["student"]["verdicts"][0] == {"metric": "macs", "limit": 500, "value": 480, "fits": True}
+    assert "2.1× fewer MACs" in stillhouse("show", job, "--svg", tmp_path / "result.svg").stdout
+    assert (tmp_path / "result.svg").read_text().startswith("<svg")
+    trials = json.loads(stillhouse("trials", job, "--json", "--sort", "accuracy").stdout)["trials"]
+    assert [trial["scores"][-1]["accuracy"] for trial in trials] == [0.55, 0.5]
+    assert "55.0 %" in stillhouse("trials", job, "--pareto").stdout
+    lines = stillhouse("events", job, "--json").stdout.splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert stillhouse("events", job, "--json", "--after", 5).stdout.splitlines() == lines[5:]
+    assert stillhouse("events", job, "--json", "--follow").stdout.splitlines() == lines
+    assert "succeeded" in stillhouse("events", job).stdout
+
+
+def test_no_jobs_yet(url: str) -> None:
+    answer = stillhouse("jobs")
+    assert (answer.exit_code, answer.stdout) == (0, "")
+    assert "stillhouse submit" in answer.stderr
+
+
+def test_trials_are_sorted_by_what_they_have(url: str, ledger: MemoryLedger, artifacts: MemoryArtifacts) -> None:
+    answer = stillhouse("trials", succeeded(ledger, artifacts), "--sort", "mac")
+    assert answer.exit_code == Exit.USAGE
+    assert 'did you mean "macs"?' in answer.stderr
+
+
+def test_without_a_terminal_no_line_carries_colour_or_blanks(
+    url: str, ledger: MemoryLedger, artifacts: MemoryArtifacts
+) -> None:
+    job = succeeded(ledger, artifacts)
+    for command in (["show", job], ["jobs"], ["trials", job], ["watch", job]):
+        answer = stillhouse(*command)
+        assert "\x1b" not in answer.stdout + answer.stderr
+        assert all(line == line.rstrip() for line in answer.stdout.splitlines())
+
+
+def at_a_terminal(*arguments: object, **environment: str) -> str:
+    """What a person would get on a screen."""
+    primary, secondary = pty.openpty()
+    process = started(
+        *arguments,
+        stdin=secondary,
+        stdout=secondary,
+        stderr=secondary,
+        env=os.environ | {"TERM": "xterm"} | environment,
+    )
+    os.close(secondary)
+    said = b""
+    while True:
+        try:
+            piece = os.read(primary, 65536)
+        except OSError:  # how a pseudo-terminal says that the other side has closed it
+            break
+        if not piece:
+            break
+        said += piece
+    os.close(primary)
+    assert process.wait(10) == 0, said.decode()
+    return said.decode()
+
+
+def test_a_terminal_gets_colour_unless_it_is_not_wanted(
+    url: str, ledger: MemoryLedger, artifacts: MemoryArtifacts
+) -> None:
+    job = succeeded(ledger, artifacts)
+    assert "\x1b[" in at_a_terminal("watch", job)
+    assert "\x1b" not in at_a_terminal("watch", job, NO_COLOR="1")
+
+
+# Exit codes
+
+
+def test_an_unknown_job(url: str) -> None:
+    for command in ("show", "watch", "trials", "events", "pull", "cancel"):
+        answer = stillhouse(command, "job_" + "0" * 26)
+        assert answer.exit_code == Exit.NOT_FOUND, command
+        assert "there is no job" in answer.stderr
+
+
+def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_URL", "http://127.0.0.1:9")
+    answer = stillhouse("jobs")
+    assert answer.exit_code == Exit.UNREACHABLE
+    assert "stillhouse serve" in answer.stderr
+
+
+def test_the_key_is_taken_from_the_environment(
+    tmp_path: Path, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(make_app(tmp_path, ledger, api_key=KEY)) as url:
+        answer = stillhouse("jobs", "--url", url)
+        assert answer.exit_code == Exit.REFUSED
+        assert "STILLHOUSE_API_KEY" in answer.stderr
+        monkeypatch.setenv("STILLHOUSE_API_KEY", KEY)
+        assert stillhouse("jobs", "--url", url).exit_code == 0
+
+
+# Watching
+
+
+def test_watching_a_job_that_succeeded_shows_its_result(
+    url: str, ledger: MemoryLedger, artifacts: MemoryArtifacts
+) -> None:
+    job = succeeded(ledger, artifacts)
+    answer = stillhouse("watch", job)
+    assert answer.exit_code == 0
+    assert "fewer MACs" in answer.stdout
+    assert "trial 1: 55.0 % accuracy" in answer.stderr
+    assert f"stillhouse pull {job}" in answer.stderr
+    lines = [json.loads(line) for line in stillhouse("watch", job, "--json").stdout.splitlines()]
+    assert lines[-1]["kind"] == "JOB_SUCCEEDED"
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+def test_a_job_that_did_not_succeed_is_exit_one(url: str, ledger: MemoryLedger, state: JobState) -> None:
+    submitted(ledger)
+    claim = claimed(ledger)
+    ledger.close(claim, state, "for a reason")
+    answer = stillhouse("watch", claim.job_id)
+    assert answer.exit_code == Exit.JOB_FAILED
+    assert "for a reason" in answer.stdout
+
+
+def test_submit_and_wait_gives_one_document(url: str, ledger: MemoryLedger) -> None:
+    process = started("submit", "-", "--wait", "--json", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(yaml.safe_dump(SPEC))
+    process.stdin.close()
+    while not ledger.jobs(limit=1):
+        time.sleep(0.02)
+    ledger.close(claimed(ledger), JobState.FAILED, "on purpose")
+    process.stdin = None
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == Exit.JOB_FAILED
+    assert json.loads(out)["reason"] == "on purpose"
+
+
+def test_a_wait_may_end_before_the_job(url: str, ledger: MemoryLedger) -> None:
+    job = submitted(ledger)
+    answer = stillhouse("watch", job, "--timeout", "0.3")
+    assert answer.exit_code == Exit.TIMED_OUT
+    assert f"stillhouse watch {job}" in answer.stderr
+    assert ledger.job(job).state is JobState.QUEUED
+
+
+def test_control_c_detaches_and_says_how_to_come_back(url: str, ledger: MemoryLedger) -> None:
+    job = submitted(ledger)
+    claimed(ledger)
+    process = started("watch", job)
+    assert process.stderr is not None
+    assert "started" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=10)
+    assert process.returncode == Exit.DETACHED
+    assert out == ""
+    assert f"stillhouse watch {job}" in said
+    assert f"stillhouse cancel {job}" in said
+    assert "Traceback" not in said
+    assert not ledger.job(job).cancel_requested
+
+
+def test_cancel(url: str, ledger: MemoryLedger) -> None:
+    waiting, running = submitted(ledger, priority=-1), submitted(ledger)
+    claimed(ledger)
+    assert "CANCELLED" in stillhouse("cancel", waiting).stdout
+    assert "will be cancelled" in stillhouse("cancel", running).stdout
+    assert ledger.job(running).cancel_requested
+
+
+# Taking home
+
+
+def test_pull_lists_what_it_wrote(
+    url: str, ledger: MemoryLedger, artifacts: MemoryArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = succeeded(ledger, artifacts)
+    answer = stillhouse("pull", job)
+    assert answer.exit_code == 0
+    assert answer.stdout.split() == ["student/weights.safetensors"]
+    assert (tmp_path / "student" / "weights.safetensors").read_bytes() == WEIGHTS
+    assert 'load("student")' in answer.stderr
+    assert json.loads(stillhouse("pull", job, "--json").stdout)["files"] == ["weights.safetensors"]
+
+
+def test_pull_and_local_leave_foreign_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("ten years")
+    for command in (["pull", "job_x"], ["local", ROOT / "examples" / "quickstart.yaml"], ["quickstart"]):
+        answer = stillhouse(*command, "--out", tmp_path)
+        assert answer.exit_code == Exit.USAGE
+        assert "thesis.tex" in answer.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+TINY = {
+    "teacher": {"name": "small_resnet", "options": {"depth": 1, "width": 8}, "epochs": 1},
+    "dataset": {"name": "digits", "options": {"size": 16}},
+    "budget": {"macs": "50%"},
+    "space": {"divisor": 2},
+    "search": {"strategy": {"name": "uniform"}, "trials": 2, "rungs": [3], "views": 1},
+    "finalists": {"count": 1, "steps": 6, "checkpoint_every": 3},
+    "export": {"onnx": False},
+}
+
+
+@pytest.mark.timeout(180)
+def test_local_runs_a_job_to_its_student(tmp_path: Path) -> None:
+    process = started(
+        "local", "-", "--out", tmp_path / "student", "--backend", "inline", "--home", tmp_path / "home", "--json",
+        stdin=subprocess.PIPE,
+    )  # fmt: skip
+    out, said = process.communicate(yaml.safe_dump(TINY), timeout=170)
+    assert process.returncode == 0, said
+    job = json.loads(out)
+    assert job["state"] == "SUCCEEDED"
+    assert all(verdict["fits"] for verdict in job["student"]["verdicts"])
+    assert {path.name for path in (tmp_path / "student").iterdir()} >= {"architecture.json", "weights.safetensors"}
+    assert "search: done" in said
+    assert "Warning" not in said
+
+
+def test_a_wrong_spec_is_refused_locally_too() -> None:
+    answer = stillhouse("local", "-", stdin=yaml.safe_dump({**TINY, "search": {"trails": 1}}))
+    assert answer.exit_code == Exit.USAGE
+    assert "/search/trails" in answer.stderr
+
+
+# This machine
+
+
+def test_the_doctor_tries_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_PORT", "0")
+    answer = stillhouse("doctor", "--json", "--home", tmp_path / "home")
+    checks = {check["name"]: check for check in json.loads(answer.stdout)["checks"]}
+    assert {"python", "torch", "ray", "home", "disk", "shared memory", "database", "port", "server"} == checks.keys()
+    bad = {name: check["detail"] for name, check in checks.items() if check["state"] == "bad"}
+    assert (bad, answer.exit_code) == ({}, 0)
+    assert checks["torch"]["detail"].startswith("torch 2.")
+    assert all(check["fix"] for check in checks.values() if check["state"] != "ok")
+
+
+def test_the_doctor_says_what_to_do_about_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    from service.doctor import _home
+    from service.settings import read_settings
+
+    (tmp_path / "file").write_text("")
+    finding = _home(read_settings(home=tmp_path / "file" / "home"))
+    assert finding.state == "bad"
+    assert "STILLHOUSE_HOME" in finding.fix
+
+
+def test_the_demonstration_is_the_example() -> None:
+    assert yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text()) == JOB
+
+
+def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "stillhouse.db").write_text("this is no database, and it is long enough to be looked at as one" * 20)
+    answer = stillhouse("quickstart", "--home", home, "--out", tmp_path / "student")
+    assert answer.exit_code == Exit.JOB_FAILED
+    assert "server.log" in answer.stderr
+    assert "database" in answer.stderr
