@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def as_svg(job: JobDocument, candidates: Sequence[Point]) -> str:
     """The screen as it looks in a terminal of 84 columns."""
     console = Console(record=True, width=84, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(result_screen(job, candidates, width=84, signs=UNICODE, folder=Path("student")), highlight=False)
-    return console.export_svg(title="stillhouse")
+    # rich's frame has a viewer fetch fonts from another host; what monospace font there is will do.
+    return re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", console.export_svg(title="stillhouse"), flags=re.DOTALL)
 
 
 def unfinished_screen(job: JobDocument, *, signs: Signs) -> RenderableType:

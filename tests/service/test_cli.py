@@ -30,25 +30,6 @@ COMMANDS = [
     *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "pull"),
     *("cancel", "local", "serve", "api", "dispatcher", "migrate", "version"),
 ]
-    "quickstart",
-    "serve",
-    "api",
-    "dispatcher",
-    "migrate",
-    "submit",
-    "watch",
-    "jobs",
-    "show",
-    "trials",
-    "events",
-    "pull",
-    "cancel",
-    "plan",
-    "doctor",
-    "catalog",
-    "local",
-    "version",
-]
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -93,18 +74,11 @@ def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_explains_itself_and_takes_no_secret(command: str) -> None:
     answer = stillhouse(command, "--help")
     assert answer.exit_code == 0
-    assert f"stillhouse {command}" in answer.output.replace("root", "stillhouse")
-
-
-def test_no_secret_is_taken_from_the_command_line() -> None:
-    for command in COMMANDS:
-        options = stillhouse(command, "--help").output.lower()
-        assert "--api-key" not in options
-        assert "--password" not in options
-        assert "--token" not in options
+    assert f" {command} " in answer.stdout
+    assert not any(word in answer.stdout.lower() for word in ("--api-key", "--password", "--token", "--secret"))
 
 
 def test_a_mistyped_command_ends_with_usage() -> None:

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ def test_the_picture_for_a_readme_is_whole() -> None:
     assert svg.startswith("<svg")
     assert "small_resnet" in svg
     assert "4.0×" in svg
+    assert re.findall(r"https?://[^\s\"]+", svg) == ["http://www.w3.org/2000/svg"]
 
 
 def test_the_front_holds_what_no_other_trial_beats() -> None:
