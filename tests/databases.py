@@ -74,11 +74,19 @@ def postgres(_migrated: Engine) -> Engine:
     return _migrated
 
 
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Engine]:
-    """A migrated, empty SQLite file."""
-    engine = connect(f"sqlite:///{tmp_path / 'record.db'}")
+@pytest.fixture(scope="session")
+def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "record.db"
+    engine = connect(f"sqlite:///{path}")
     migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def sqlite(_migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
+    """A migrated, empty SQLite file."""
+    engine = connect(f"sqlite:///{shutil.copy(_migrated_file, tmp_path)}")
     yield engine
     engine.dispose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     _memory: tuple[Ledger, Jobs] = (MemoryLedger(), MemoryLedger())
     _sql: Callable[[Engine], Ledger] = SqlLedger
     _jobs: Callable[[Engine], Jobs] = SqlLedger
+
+pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
 
 Record = MemoryLedger | SqlLedger
 Write = Callable[[Record, Claim, Trial], object]
@@ -113,7 +116,8 @@ def kinds(ledger: Record, job_id: str) -> list[str]:
 
 
 def snapshot(ledger: Record, job_id: str) -> tuple[object, ...]:
-    return ledger.job(job_id), ledger.trials(job_id), ledger.events(job_id)
+    """All that is on record of a job, as it is now: whatever shares an object with the record does not follow it."""
+    return copy.deepcopy((ledger.job(job_id), ledger.trials(job_id), ledger.events(job_id)))
 
 
 class TestSubmission:
@@ -232,11 +236,14 @@ class TestReading:
     def test_what_is_returned_is_a_value(self, ledger: Record) -> None:
         claim = searching(ledger)
         ledger.finish(claim, Phase.SEARCH, {"finalists": ["x"]})
-        trial = running(ledger, claim)
+        trial, opened = running(ledger, claim), ledger.open_trial(claim, proposal("b"))
+        again = ledger.open_trial(claim, proposal("b"))
         before = snapshot(ledger, claim.job_id)
 
         job, listed, event = ledger.job(claim.job_id), ledger.trials(claim.job_id)[0], ledger.events(claim.job_id)[-1]
-        for value in (claim.spec, job.spec, trial.choices, trial.extra, listed.choices, listed.cost, event.data):
+        for value in (claim.spec, job.spec, event.data, trial.choices, trial.extra, listed.choices, listed.cost):
+            value.clear()  # type: ignore[union-attr]
+        for value in (opened.choices, opened.extra, again.origin, again.cost):
             value.clear()  # type: ignore[union-attr]
         job.phases[Phase.SEARCH].result["finalists"].clear()  # type: ignore[index]
         job.phases.clear()  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, func, insert, inspect, select, text
+from sqlalchemy import Engine, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.engine.interfaces import ReflectedIndex
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
@@ -26,6 +27,8 @@ from service.store.engine import connect, current_revision, latest_revision, mig
 from service.store.ledger import SqlLedger
 from service.store.tables import Words, events, in_seconds, jobs, metadata, now
 from tests.processes import context, hold, migrate_once
+
+pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
 
 SPEC = read_spec({"teacher": {"name": "t"}, "dataset": {"name": "d"}, "budget": {"macs": "50%"}})
 
@@ -120,7 +123,6 @@ class TestMigrations:
         migrate(empty)
         assert current_revision(empty) == latest_revision()
 
-    @pytest.mark.timeout(30)
     def test_of_several_that_start_at_once_one_migrates(self, empty_url: str) -> None:
         starters = [context.Process(target=migrate_once, args=(empty_url,)) for _ in range(3)]
         for starter in starters:
@@ -277,6 +279,25 @@ class TestTrouble:
         use(broken=False)  # and it dies in the pool
         assert ledger.job(job.id) == job
 
+    def test_equal_submissions_that_both_find_nothing_make_one_job(self, postgres: Engine) -> None:
+        """On Postgres both may look before either has written; the constraint decides, and the slower one is told."""
+        both_looked = threading.Barrier(2)
+
+        def wait(_c: object, _u: object, statement: str, *_: object) -> None:
+            if statement.startswith("INSERT INTO jobs"):
+                both_looked.wait(10)
+
+        ledger = SqlLedger(postgres)
+        event.listen(postgres, "before_cursor_execute", wait)
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                answers = list(pool.map(lambda _: ledger.submit(SPEC, idempotency_key="k", fingerprint="f"), range(2)))
+        finally:
+            event.remove(postgres, "before_cursor_execute", wait)
+        assert answers[0][0] == answers[1][0]
+        assert sorted(new for _, new in answers) == [False, True]
+        assert len(ledger.jobs(limit=5)) == 1
+
     def test_a_lock_held_for_long_is_given_up(self, postgres: Engine) -> None:
         ledger = SqlLedger(postgres)
         job, _ = ledger.submit(SPEC)
@@ -322,7 +343,6 @@ class TestSole:
         with sole(tmp_path / "home"):
             pass
 
-    @pytest.mark.timeout(20)
     def test_the_lock_goes_with_its_process_however_it_ends(self, tmp_path: Path) -> None:
         reader, writer = context.Pipe(duplex=False)
         holder = context.Process(target=hold, args=(tmp_path, writer))
