@@ -18,6 +18,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from service.checker import Checker
+from service.deps import Asking
 from service.description import describe
 from service.door import Door, SameOrigin
 from service.metrics import Metrics
@@ -70,7 +71,12 @@ def create_app(
         ],
         exception_handlers=dict(HANDLERS),
     )
-    app.state.settings, app.state.jobs, app.state.artifacts, app.state.checker = settings, jobs, artifacts, checker
+    app.state.settings, app.state.jobs, app.state.artifacts, app.state.asking = (
+        settings,
+        jobs,
+        artifacts,
+        Asking(checker),
+    )
     app.state.metrics, app.state.schema_version = metrics, schema_version
     app.state.draining = draining or threading.Event()
     app.state.streams = events.Streams(settings.event_streams)

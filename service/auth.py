@@ -17,7 +17,7 @@ _bearer = HTTPBearer(
 )
 
 
-def require_key(
+async def require_key(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
     """Raises `Refusal` (401) when a key is set and the request does not bear it."""

@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from search.catalog import KINDS, Catalog
 from search.errors import FieldError, StillhouseError, Unsupported, UserError
 from search.files import Files
 from search.spec import JobSpec, read_spec
@@ -72,8 +73,6 @@ class DirectChecker:
         return _plain(prepare(spec, self._files).plan())
 
     def catalog(self, kind: str) -> list[Json]:
-        from search.catalog import Catalog
-
         return [_plain(asdict(entry)) for entry in Catalog().describe(kind)]
 
     def close(self) -> None:
@@ -85,7 +84,7 @@ class ChildChecker:
     Checks in a child process, one question at a time, each within `limit_seconds` and `limit_bytes` of memory: a spec
     can ask for a teacher of any size, and half of this machine's memory is enough to look at one.
 
-    The child is started by the first question or by `warm`, and again after it died or was killed for being late.
+    The child is started by the first question, and again after it died or was killed for being late.
     """
 
     def __init__(self, files: Files, *, limit_seconds: float, limit_bytes: int | None = None) -> None:
@@ -102,15 +101,6 @@ class ChildChecker:
     def catalog(self, kind: str) -> list[Json]:
         answer: list[Json] = self._ask({"catalog": kind})
         return answer
-
-    def warm(self) -> None:
-        """Has the child load what it needs, in the background, so that the first question does not wait for it."""
-
-        def load() -> None:
-            with suppress(StillhouseError):
-                self.catalog("strategies")
-
-        threading.Thread(target=load, name="checker-warm", daemon=True).start()
 
     def close(self) -> None:
         self._closed = True
@@ -216,6 +206,17 @@ class CachedChecker:
             self._plans.move_to_end(key)
             while len(self._plans) > self._size:
                 self._plans.popitem(last=False)
+
+
+def warm(checker: Checker) -> None:
+    """Has everything loaded, in the background, so that the first job does not wait for it."""
+
+    def ask() -> None:
+        with suppress(StillhouseError):  # whoever asks next is told
+            for kind in KINDS:
+                checker.catalog(kind)
+
+    threading.Thread(target=ask, name="checker-warm", daemon=True).start()
 
 
 _NOT_CHECKED = frozenset({"labels", "priority", "resources", "export"})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, Header, Request
 
 from search.errors import NotFound
-from service.checker import Checker
+from search.spec import JobSpec
+from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
 from service.settings import Settings
 from service.store.ports import Jobs
@@ -24,34 +27,66 @@ _LARGEST_DIGITS = 400
 _JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _jobs(request: Request) -> Jobs:
+async def _jobs(request: Request) -> Jobs:
     jobs: Jobs = request.app.state.jobs
     return jobs
 
 
-def _artifacts(request: Request) -> Artifacts:
+async def _artifacts(request: Request) -> Artifacts:
     artifacts: Artifacts = request.app.state.artifacts
     return artifacts
 
 
-def _checker(request: Request) -> Checker:
-    checker: Checker = request.app.state.checker
-    return checker
+async def _asking(request: Request) -> Asking:
+    asking: Asking = request.app.state.asking
+    return asking
 
 
-def _job_id(job_id: str) -> str:
+class Asking:
+    """
+    Puts questions to the checker in threads of their own, so that slow ones keep nobody else waiting, and turns away
+    those for whom too many wait already. Belongs to one event loop.
+    """
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker, self._open = checker, 0
+        self._threads = anyio.CapacityLimiter(CHECKS_AT_ONCE)
+
+    async def check(self, spec: JobSpec) -> dict[str, Any]:
+        """Raises as `Checker.check` does."""
+        return await self._ask(self._checker.check, spec)
+
+    async def catalog(self, kind: str) -> list[dict[str, Any]]:
+        return await self._ask(self._checker.catalog, kind)
+
+    async def _ask(self, question: Callable[[Q], A], about: Q) -> A:
+        if self._open >= CHECKS_AT_ONCE + CHECKS_WAITING:
+            raise CheckerBusy("too many jobs are being checked at the moment; try again in some seconds")
+        self._open += 1
+        try:
+            return await anyio.to_thread.run_sync(question, about, limiter=self._threads)
+        finally:
+            self._open -= 1
+
+
+CHECKS_AT_ONCE, CHECKS_WAITING = 8, 64
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+async def _job_id(job_id: str) -> str:
     """Ids of another form are not asked for: a database may choke on a NUL, and there is no such job anyway."""
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job `{job_id[:64]}`")
     return job_id
 
 
-def _idempotency_key(
+async def _idempotency_key(
     request: Request,
     idempotency_key: Annotated[
         str | None,
@@ -184,7 +219,7 @@ def _decent(text: str) -> bool:
 SettingsDep = Annotated[Settings, Depends(_settings)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 ArtifactsDep = Annotated[Artifacts, Depends(_artifacts)]
-CheckerDep = Annotated[Checker, Depends(_checker)]
+AskingDep = Annotated[Asking, Depends(_asking)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 JsonBody = Annotated[Any, Depends(_json_body)]

@@ -16,7 +16,7 @@ import uvicorn
 from search.errors import FieldError, UserError
 from search.files import Files
 from service.app import create_app
-from service.checker import CachedChecker, ChildChecker
+from service.checker import CachedChecker, ChildChecker, warm
 from service.drive import Launcher
 from service.settings import PREFIX, InvalidSettings, Settings
 from service.store import engine as database
@@ -132,14 +132,13 @@ def _answer_requests(
     settings: Settings, ledger: SqlLedger, draining: threading.Event, on_ready: OnReady | None
 ) -> None:
     with _listening(settings) as listener:
-        child = ChildChecker(
-            Files(cache=settings.home / "cache", roots=settings.data_roots), limit_seconds=settings.check_seconds
-        )
+        files = Files(cache=settings.home / "cache", roots=settings.data_roots)
+        checker = CachedChecker(ChildChecker(files, limit_seconds=settings.check_seconds))
         app = create_app(
             settings,
             ledger,
             FolderArtifacts(settings.artifacts),
-            CachedChecker(child),
+            checker,
             schema_version=database.latest_revision(),
             draining=draining,
         )
@@ -159,7 +158,7 @@ def _answer_requests(
             draining,
             lambda: on_ready(_address(settings, listener)) if on_ready is not None else None,
         )
-        child.warm()
+        warm(checker)
         with _signals(server.end):
             server.run(sockets=[listener])
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from search.catalog import KINDS
 from search.errors import NotFound, did_you_mean
 from service.auth import require_key
-from service.deps import CheckerDep
+from service.deps import AskingDep
 from service.description import answers
 from service.schemas import CatalogEntry, CatalogKinds, CatalogPage
 
@@ -38,10 +38,10 @@ def kinds() -> CatalogKinds:
 @router.get(
     "/{kind}", operation_id="catalog", responses=answers("UNAUTHENTICATED", "NOT_FOUND", "BUSY", example=_EXAMPLE)
 )
-def catalog(kind: str, checker: CheckerDep) -> CatalogPage:
+async def catalog(kind: str, asking: AskingDep) -> CatalogPage:
     """The plugins of a kind that are installed here: what each is, and the options it takes as JSON schema."""
     if kind not in KINDS:
         raise NotFound(
             f"there is no kind of plugin `{kind[:64]}`{did_you_mean(kind[:64], KINDS)}; there are {', '.join(KINDS)}"
         )
-    return CatalogPage(kind=kind, entries=[CatalogEntry.model_validate(entry) for entry in checker.catalog(kind)])
+    return CatalogPage(kind=kind, entries=[CatalogEntry.model_validate(entry) for entry in await asking.catalog(kind)])

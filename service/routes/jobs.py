@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from search.spec import JobSpec, read_spec
 from service.auth import require_key
-from service.deps import CheckerDep, IdempotencyKey, JobId, JobsDep, JsonBody
+from service.deps import AskingDep, IdempotencyKey, JobId, JobsDep, JsonBody
 from service.description import answers, shown, spec_body
 from service.documents import Document, JobDocument, TrialDocument, job_document, trial_document
 from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
@@ -82,12 +82,12 @@ _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
     },
     openapi_extra=spec_body(SPEC),
 )
-def create(
+async def create(
     submission: Annotated[Submission, Query()],
     document: JsonBody,
     key: IdempotencyKey,
     jobs: JobsDep,
-    checker: CheckerDep,
+    asking: AskingDep,
 ) -> Response:
     """
     Submit a job: a teacher, a dataset and a budget.
@@ -96,12 +96,10 @@ def create(
     `validate_only` it is only checked, and the plan comes back.
     """
     spec = read_spec(document)
-    plan = checker.check(spec)
+    plan = await asking.check(spec)
     if submission.validate_only:
         return _answer(Plan.model_validate(plan), 200)
-    record, created = jobs.submit(spec, idempotency_key=key, fingerprint=_fingerprint(spec))
-    headers = {"Location": f"/v1/jobs/{record.id}"} | ({} if created else {"Idempotency-Replayed": "true"})
-    return _answer(_shown(jobs, record), 201, headers)
+    return await run_in_threadpool(_submit, jobs, spec, key)
 
 
 @router.get(
@@ -171,6 +169,12 @@ def get_trial(job_id: JobId, trial_id: str, jobs: JobsDep) -> TrialDocument:
         if trial.id == trial_id:
             return trial_document(trial)
     raise no_such_trial(job_id, trial_id[:64])
+
+
+def _submit(jobs: Jobs, spec: JobSpec, key: str | None) -> Response:
+    record, created = jobs.submit(spec, idempotency_key=key, fingerprint=_fingerprint(spec))
+    headers = {"Location": f"/v1/jobs/{record.id}"} | ({} if created else {"Idempotency-Replayed": "true"})
+    return _answer(_shown(jobs, record), 201, headers)
 
 
 def _shown(jobs: Jobs, record: JobRecord) -> JobDocument:

@@ -19,7 +19,7 @@ guarded = APIRouter(tags=["server"], dependencies=[Depends(require_key)])
 
 
 @open_to_all.get("/healthz", operation_id="health", responses=answers(example={"status": "ok"}))
-def health() -> Health:
+async def health() -> Health:
     """Whether the process answers at all; looks at nothing else."""
     return Health(status="ok")
 

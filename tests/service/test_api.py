@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from search.spec import JobSpec
+from service.deps import CHECKS_AT_ONCE, CHECKS_WAITING
 from tests.service.served import (
     HERE,
     SPEC,
@@ -226,6 +229,49 @@ def test_those_who_wait_do_not_keep_others_waiting(app: FastAPI, ledger: MemoryL
 
         looked, *waited = in_threads(61, wait_or_look)
     assert looked < min(waited)
+
+
+class Slow:
+    """A checker that thinks until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def check(self, spec: JobSpec) -> dict[str, Any]:
+        self.let_go.wait(25)
+        return {}
+
+    def catalog(self, kind: str) -> list[dict[str, Any]]:
+        return []
+
+    def close(self) -> None:
+        self.let_go.set()
+
+
+@pytest.mark.timeout(30)
+def test_slow_checks_keep_only_those_waiting_who_asked_for_them(tmp_path: Path, ledger: MemoryLedger) -> None:
+    checker, refused = Slow(), 8
+    count = CHECKS_AT_ONCE + CHECKS_WAITING + refused
+    app = make_app(tmp_path, ledger, checker=checker)
+    with listening(app) as url, httpx2.Client(base_url=url, timeout=20, limits=NO_LIMITS) as http:
+        turned_away = threading.Semaphore(0)
+
+        def submit_or_look(number: int) -> int:
+            if number:
+                status = http.post("/v1/jobs", json=SPEC).status_code
+                if status == 503:
+                    turned_away.release()
+                return status
+            assert all(turned_away.acquire(timeout=15) for _ in range(refused)), "all others are inside by now"
+            assert not checker.let_go.is_set()
+            statuses = {http.get(path).status_code for path in ("/healthz", "/readyz", "/v1/jobs", "/metrics")}
+            assert statuses == {200}
+            checker.let_go.set()
+            return 200
+
+        looked, *submitted = in_threads(count + 1, submit_or_look)
+    assert looked == 200
+    assert (submitted.count(201), submitted.count(503)) == (count - refused, refused)
 
 
 def test_a_downloaded_artifact_is_what_was_put_there(
