@@ -1,4 +1,8 @@
-"""What each kind of plugin must have. Structural: a plugin inherits nothing."""
+"""
+What each kind of plugin must have. Structural: a plugin inherits nothing.
+
+The class of a plugin has a nested `Options`, a `search.spec.Part`; the protocols below say what its instances do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.space import Candidate, Space
-from search.spec import Part
 from search.trial import Trial
 
 if TYPE_CHECKING:  # torch is not imported by those who only read names and options
@@ -60,8 +63,6 @@ class Dataset(Protocol):
     Both methods raise `DataError`, naming the file, when something is missing or corrupt.
     """
 
-    Options: ClassVar[type[Part]]
-
     def info(self) -> DatasetInfo: ...
 
     def split(self, name: SplitName) -> Split: ...
@@ -69,8 +70,6 @@ class Dataset(Protocol):
 
 class Teacher(Protocol):
     """Made as `Plugin(options)`. The same options and seed give the same weights on every machine."""
-
-    Options: ClassVar[type[Part]]
 
     def build(self, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
         """An untrained network from images `[n, *shape]` to logits `[n, classes]`, in training mode."""
@@ -80,7 +79,6 @@ class Teacher(Protocol):
 class Distiller(Protocol):
     """Made as `Plugin(options)`. `needs_teacher` says whether teacher logits are read."""
 
-    Options: ClassVar[type[Part]]
     needs_teacher: ClassVar[bool]
 
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
@@ -104,8 +102,6 @@ class Strategy(Protocol):
     `tell` is called for every trial whenever it got a further score or ended; a strategy is rebuilt in another process
     by `open` followed by `tell` for all trials on record, in order of number.
     """
-
-    Options: ClassVar[type[Part]]
 
     def open(self, space: Space, seed: int) -> None: ...
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from search.budget import Budget
 from search.costs.measure import count
-from search.errors import StaleClaim, StillhouseError, VerificationFailed
+from search.errors import StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
 from search.export.bundle import FILES, write_bundle
 from search.files import Files
 from search.plugins import DatasetInfo
@@ -77,6 +77,7 @@ class Driver:
 
         Raises:
             StaleClaim: another driver owns the job now; nothing more was written.
+            StoreUnavailable: the record or the artifacts cannot be reached; the job may be claimed again.
         """
         try:
             self._walk()
@@ -84,7 +85,7 @@ class Driver:
             return self._close(JobState.CANCELLED, "cancelled by the user")
         except _Hopeless as error:
             return self._close(JobState.FAILED, str(error))
-        except StaleClaim:
+        except (StaleClaim, StoreUnavailable):
             raise
         except StillhouseError as error:
             logger.exception("job %s failed", self._claim.job_id)
@@ -107,7 +108,8 @@ class Driver:
             if isinstance(word, Epoch):
                 self._note("PROGRESS", phase="teacher", done=word.done, total=word.total, accuracy=word.accuracy)
             else:
-                return self._finish(Phase.TEACHER, word)
+                result: TeacherResult = word
+                return self._finish(Phase.TEACHER, result)
         raise RuntimeError("the teacher phase ended without a result")
 
     def _survey(self, teacher: TeacherResult) -> SurveyResult:

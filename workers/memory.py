@@ -53,11 +53,14 @@ class MemoryLedger:
     """
     A `Ledger`, and the service's side of the record (`service.store.ports.Jobs`), in one object. Threads may share it.
 
-    `clock` gives seconds since 1970.
+    `clock` gives seconds since 1970; `on_event` hears every event as it is recorded, with its job's id.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.time, *, on_event: Callable[[str, Event], None] | None = None
+    ) -> None:
         self._clock = clock
+        self._on_event = on_event
         self._lock = threading.RLock()
         self._jobs: dict[str, _Job] = {}
         self._keys: dict[str, str] = {}
@@ -268,6 +271,8 @@ class MemoryLedger:
     def _tell(self, job: _Job, kind: str, data: Mapping[str, Any] | None = None, **more: Any) -> None:
         told = rules.plain({**(data or {}), **more})
         job.events.append(Event(len(job.events) + 1, str(kind), told, self._now()))
+        if self._on_event is not None:
+            self._on_event(job.id, job.events[-1])
 
     def _put(self, job: _Job, changed: rules.Changed) -> Trial:
         job.trials[changed.trial.number] = changed.trial

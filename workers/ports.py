@@ -120,14 +120,17 @@ class Ledger(Protocol):
        changes nothing and returns what is on record.
     5. State, event and result change together or not at all; events of a job are numbered 1, 2, 3, ... without gaps.
     6. What is returned is a value: changing it changes nothing on record.
+
+    Every method may raise `StoreUnavailable`, after which the same call may be made again.
     """
 
     def claim(self, owner: str, lease_seconds: float) -> Claim | None:
         """
         The queued job of highest priority, oldest first, or one whose lease has run out; None when there is none.
 
-        A job whose lease has run out more than `Resources.attempts` times without progress fails with reason
-        `INFRASTRUCTURE_EXHAUSTED` instead of being given out. Running trials of the former owner become pending.
+        A job whose lease has run out, or was released, more than `Resources.attempts` times without progress fails with
+        reason `INFRASTRUCTURE_EXHAUSTED` instead of being given out; one whose user has asked to cancel it is closed as
+        CANCELLED. Running trials of the former owner become pending.
         """
         ...
 
@@ -200,7 +203,8 @@ class Artifacts(Protocol):
     """
     Files by key. Keys are made by us from ids and hashes, with `/` between parts, never from what a user wrote.
 
-    A file is published whole or not at all; publishing the same key again replaces it.
+    A file is published whole or not at all; publishing the same key again replaces it. Every method may raise
+    `StoreUnavailable`.
     """
 
     def put(self, key: str, data: bytes) -> Artifact: ...

@@ -38,20 +38,19 @@ from workers.scoring import Scorer
 from workers.workload import Workload
 
 _OBJECT_STORE_BYTES = 2 * 2**30
+_LONGEST_PREFIX = 25
+_FINISHED: str = Searcher.FINISHED
 
 
 class RayBackend:
     """
     Works on the cluster at `address`; "local" starts one in this process's care, with `cpus` CPUs.
-
-    `package_paths` are put on the import path of local workers.
     """
 
     def __init__(self, address: str = "local", *, cpus: int | None = None) -> None:
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        # Short, because the paths of Ray's sockets below it must stay under 107 bytes.
-        self._folder: Path | None = Path(tempfile.mkdtemp(prefix="sth-"))
+        self._folder: Path | None = _short_folder()
         self._local = address == "local"
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self._local:
@@ -105,18 +104,24 @@ class RayBackend:
             self._folder = None
 
 
+def _short_folder() -> Path:
+    """A fresh folder with a short name: the paths of Ray's sockets below it must stay under 107 bytes."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="sth-", dir=usual if len(usual) <= _LONGEST_PREFIX else "/tmp"))  # noqa: S108
+
+
 def workload_resources(workload: Workload) -> dict[str, float]:
     wanted = workload.spec.get("resources", {})
     return {"cpu": wanted.get("cpus_per_trial", 1), "gpu": wanted.get("gpus_per_trial", 0)}
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def _stream(function: Callable[[Item], Iterator[Any]], item: Item, threads: int) -> Iterator[Any]:
     torch.set_num_threads(threads)
     yield from function(item)
 
 
-class _RayTrial(tune.Trainable):
+class _RayTrial(tune.Trainable):  # type: ignore[misc]
     """An actor that carries out one assignment after another."""
 
     def setup(self, config: dict[str, Any], arrays: Any = None, workload: Workload | None = None) -> None:
@@ -148,13 +153,13 @@ class _Bridge(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
         if self._session.stopping():
-            return Searcher.FINISHED
+            return _FINISHED
         if len(self._live) >= self._session.slots:
             return None
         assignment = self._session.next()
         if assignment is None:
             # Told "finished" with trials under way, Tune would not ask again when one of them is lost.
-            return None if self._live else Searcher.FINISHED
+            return None if self._live else _FINISHED
         if isinstance(assignment, Wait):
             return None
         self._live[trial_id] = assignment
