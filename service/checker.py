@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import resource
-import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +22,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +91,7 @@ class ChildChecker:
         self._files, self._limit = files, limit_seconds
         self._bytes = limit_bytes or _half_of_memory()
         self._turn = threading.Lock()
-        self._child: tuple[BaseProcess, Connection] | None = None
+        self._child: tuple[subprocess.Popen[bytes], Connection] | None = None
         self._closed = False
 
     def check(self, spec: JobSpec) -> Json:
@@ -136,14 +136,14 @@ class ChildChecker:
             logger.warning("the checker gave no answer within %.0f s; it is started again", self._limit)
             reason = f"checking the job took longer than {self._limit:.0f} s; try again, or ask the operator why"
         except (EOFError, OSError):
-            logger.warning("the checker died with code %s; it is started again", process.exitcode)
+            logger.warning("the checker died (code %s); it is started again", process.poll())
             reason = "the process that checks jobs died at this one; try again, or ask the operator why"
         _end(process, pipe)
         self._child = None
         raise CheckerBusy(reason)
 
-    def _living(self) -> tuple[BaseProcess, Connection]:
-        if self._child is not None and not self._child[0].is_alive():
+    def _living(self) -> tuple[subprocess.Popen[bytes], Connection]:
+        if self._child is not None and self._child[0].poll() is not None:
             _end(*self._child)
             self._child = None
         if self._child is None:
@@ -228,30 +228,34 @@ def _key(spec: JobSpec) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _start(files: Files, limit_bytes: int) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
+def _start(files: Files, limit_bytes: int) -> tuple[subprocess.Popen[bytes], Connection]:
+    """A program of its own and not a fork or a copy of this one: what this process has imported is no concern of it."""
     roots = None if files.roots is None else [str(root) for root in files.roots]
-    process = context.Process(
-        target=_serve, args=(theirs, str(files.cache), roots, limit_bytes), name="stillhouse-checker", daemon=True
-    )
-    process.start()
-    theirs.close()  # so that the child's death ends the pipe
-    return process, ours
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.checker"],
+            stdin=theirs.fileno(),
+            start_new_session=True,  # Ctrl+C is for the server, which ends this one too
+        )
+        pipe = Connection(ours.detach())
+    with suppress(OSError):  # when it died at once, the first question will tell
+        pipe.send_bytes(json.dumps({"cache": str(files.cache), "roots": roots, "bytes": limit_bytes}).encode())
+    return process, pipe
 
 
-def _end(process: BaseProcess, pipe: Connection) -> None:
+def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
     process.kill()
-    process.join(5)
+    process.wait()
     pipe.close()
 
 
-def _serve(pipe: Connection, cache: str, roots: list[str] | None, limit_bytes: int) -> None:
-    """The child: answers until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the server, which ends this one too
-    files = Files(Path(cache), None if roots is None else tuple(Path(root) for root in roots))
-    checker = DirectChecker(files)
-    _stay_within(limit_bytes)
+def _serve(pipe: Connection) -> None:
+    """The child: answers until the other end is closed, as it is when the server is gone, however it went."""
+    start = json.loads(pipe.recv_bytes())
+    roots = None if start["roots"] is None else tuple(Path(root) for root in start["roots"])
+    checker = DirectChecker(Files(Path(start["cache"]), roots))
+    _stay_within(start["bytes"])
     import torch
 
     torch.set_num_threads(1)
@@ -305,3 +309,7 @@ def _plain(document: Mapping[str, Any]) -> Json:
     """As JSON would bring it back."""
     copy: Json = json.loads(json.dumps(document, allow_nan=False))
     return copy
+
+
+if __name__ == "__main__":
+    _serve(Connection(sys.stdin.fileno()))

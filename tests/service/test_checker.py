@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,23 +55,22 @@ def test_the_child_answers_as_one_would_in_this_process(child: ChildChecker, fil
 @pytest.mark.timeout(90)
 def test_a_child_that_dies_is_started_again(child: ChildChecker) -> None:
     child.catalog("strategies")
-    (process,) = [found for found in multiprocessing.active_children() if found.name == "stillhouse-checker"]
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    assert child._child is not None
+    process, _ = child._child
+    process.kill()
+    process.wait()
     assert child.catalog("strategies")
 
 
 @pytest.mark.timeout(30)
 def test_a_child_that_dies_over_a_question_costs_that_answer_only(files: Files) -> None:
     mortal = ChildChecker(files, limit_seconds=60)
-    before = {found.pid for found in multiprocessing.active_children()}
 
     def ask_or_kill(number: int) -> object:
         if number:
-            while not (born := [found for found in multiprocessing.active_children() if found.pid not in before]):
+            while mortal._child is None:
                 time.sleep(0.01)
-            born[0].kill()
+            mortal._child[0].kill()
             return None
         try:
             return mortal.check(spec())
