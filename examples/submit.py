@@ -3,7 +3,7 @@
 from service.client import Client
 
 SPEC = {
-    "teacher": {"name": "small_resnet", "options": {"depth": 2, "width": 16}, "epochs": 12},
+    "teacher": {"name": "small_resnet", "options": {"depth": 2, "width": 16}, "epochs": 8},
     "dataset": {"name": "digits"},
     "budget": {"macs": "25%", "params": "30%"},
     "space": {"divisor": 2},

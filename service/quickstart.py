@@ -25,12 +25,12 @@ from workers.ports import JobState
 
 JOB: Mapping[str, Any] = {
     "version": 1,
-    "teacher": {"name": "small_resnet", "options": {"depth": 2, "width": 16}, "epochs": 12},
+    "teacher": {"name": "small_resnet", "options": {"depth": 2, "width": 16}, "epochs": 8},
     "dataset": {"name": "digits"},
     "budget": {"macs": "25%", "params": "30%"},
     "space": {"divisor": 2},
     "search": {"trials": 12, "rungs": [30, 90]},
-    "finalists": {"count": 2, "steps": 300, "checkpoint_every": 150},
+    "finalists": {"count": 2, "steps": 200, "checkpoint_every": 100},
     "labels": {"example": "quickstart"},
 }
 """The same as `examples/quickstart.yaml`, which an installed package does not have."""

@@ -20,8 +20,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 def check_place(out: Path) -> None:
     """
     Raises:
-        UserError: `out` is a file, or a folder that holds something other than an earlier student.
+        UserError: `out` is a file, the current folder, or one that holds something other than an earlier student.
     """
+    if out.resolve() == Path.cwd():
+        raise UserError("the current folder cannot be replaced; write a folder below it after --out")
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():

@@ -27,8 +27,8 @@ from service.screens.words import Signs
 
 _WIDTH = 120
 """Columns where there is no terminal to ask."""
-_FRAMES = 2
-"""Pictures per second of a live view."""
+_FRAMES = 1
+"""Pictures per second of a live view; each takes some 35 ms of a processor that the job could use."""
 
 
 class Exit(IntEnum):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from search.errors import UserError
 from service import wire
 from service.client import Client
-from service.takehome import placing, safe_name
+from service.takehome import check_place, placing, safe_name
 from service.wire import Backoff
 
 JOB = json.loads((Path(__file__).parent / "golden" / "job.json").read_text())
@@ -418,6 +418,13 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with serving(student(BUNDLE)) as (client, _), pytest.raises(UserError, match=r"thesis\.tex"):
         client.jobs.pull(ID, out)
     assert (out / "thesis.tex").read_text() == "ten years"
+
+
+def test_the_current_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (".", tmp_path, "../" + tmp_path.name):
+        with pytest.raises(UserError, match="current folder"):
+            check_place(Path(place))
 
 
 def test_a_job_without_a_student_says_so(tmp_path: Path) -> None:
