@@ -16,7 +16,6 @@ from typing import Any
 from search.errors import StillhouseError
 from service.board import Board
 from service.client import Client
-from service.commands.jobs import fetch
 from service.screens.result import PLOTTED, result_screen, shown_path
 from service.settings import PREFIX, Settings
 from service.takehome import check_place
@@ -71,7 +70,8 @@ def demonstrate(terminal: Terminal, *, home: Path, out: Path, document: Mapping[
         job = client.jobs.get(job.id)
         folder = out if job.state is JobState.SUCCEEDED else None
         if folder is not None:
-            fetch(client, job.id, folder, terminal)
+            with terminal.transferring("student") as told:
+                client.jobs.pull(job.id, folder, on_bytes=told)
         width, signs = terminal.out.width, terminal.signs
         terminal.show(result_screen(job, board.points(PLOTTED), width=width, signs=signs, folder=folder), job)
         if folder is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
 from search.errors import FieldError, InvalidSpec, NotFound, StillhouseError, UserError
@@ -134,6 +135,14 @@ class Terminal:
         if not self.live:
             return nullcontext()
         return self.err.status(Text(message, "dim"), spinner="dots" if Signs.of(self.err).braille else "line")
+
+    @contextmanager
+    def transferring(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for what is being fetched; what this gives is told the bytes so far and in all."""
+        columns = (TextColumn("{task.description}", style="dim"), BarColumn(complete_style="cyan"), DownloadColumn())
+        with Progress(*columns, console=self.err, transient=True, disable=not self.live) as progress:
+            bar = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 class Follower(Protocol):

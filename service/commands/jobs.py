@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from search.errors import FieldError, InvalidSpec, did_you_mean
 from service.board import Board
@@ -227,8 +226,8 @@ def pull(job: JobId, out: Out = Path("student"), as_json: Json = False, url: Url
     """Fetch the student of a job, its SHA-256 verified."""
     terminal = Terminal(as_json=as_json)
     check_place(out)
-    with Client(url) as client:
-        written = fetch(client, job, out, terminal)
+    with Client(url) as client, terminal.transferring("student") as told:
+        written = client.jobs.pull(job, out, on_bytes=told)
     if as_json:
         terminal.show("", {"job": job, "out": str(out.absolute()), "files": [path.name for path in written]})
         return
@@ -237,18 +236,6 @@ def pull(job: JobId, out: Out = Path("student"), as_json: Json = False, url: Url
     terminal.say("\nLoad it from Python:\n", "dim")
     for line in snippet(out):
         terminal.say(f"    {line}", "cyan")
-
-
-def fetch(client: Client, job_id: str, out: Path, terminal: Terminal) -> list[Path]:
-    """Pulls with a bar on standard error."""
-    columns = (TextColumn("{task.description}", style="dim"), BarColumn(complete_style="cyan"), DownloadColumn())
-    with Progress(*columns, console=terminal.err, transient=True, disable=not terminal.live) as progress:
-        bar = progress.add_task("student", total=None)
-        return list(
-            client.jobs.pull(
-                job_id, out, on_bytes=lambda done, total: progress.update(bar, completed=done, total=total)
-            )
-        )
 
 
 def cancel(job: JobId, as_json: Json = False, url: Url = None) -> None:
