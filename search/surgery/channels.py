@@ -80,6 +80,7 @@ def channels_of(model: nn.Module, example: Tensor, *, deadline: float) -> Channe
         for side, size in layer.channels.items():
             axes[name, side] = Axis(name, side, start, size)
             start += size
+    _bound(graph, max((axis.size for axis in axes.values()), default=0), deadline)
     return _Labeller(model, graph, layers, axes, start, deadline).channels(positions)
 
 
@@ -156,6 +157,25 @@ class _Settled(dict[Any, Node]):
         return ()
 
 
+class _Tangled(Exception):
+    """Following a channel leads to more channels than any layer has: the graph is wrong here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounded:
+    """An index map that is not followed for ever, as torch-pruning would where tensors are reshaped back and forth."""
+
+    map: Callable[[Any], Any]
+    largest: int
+    deadline: float
+
+    def __call__(self, indices: Any) -> Any:
+        if len(indices) > self.largest:
+            raise _Tangled
+        _check(self.deadline)
+        return self.map(indices)
+
+
 def _check(deadline: float) -> None:
     if time.thread_time() > deadline:
         raise Unsupported(
@@ -199,6 +219,14 @@ def _loose_parameters(graph: _Graph) -> list[tuple[str, nn.Parameter, int]]:
     return found
 
 
+def _bound(graph: _Graph, largest: int, deadline: float) -> None:
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping = [
+                None if step is None else _Bounded(step, largest, deadline) for step in dependency.index_mapping
+            ]
+
+
 class _Labeller:
     """Follows the graph from every layer that makes channels, and gathers what was found into labels."""
 
@@ -239,9 +267,14 @@ class _Labeller:
             self._reasons.append((np.arange(axis.start, axis.start + axis.size), "does not lead to the logits"))
             return
         handler = self._graph.get_pruner_of_module(module).prune_out_channels
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            group = self._graph.get_pruning_group(module, handler, list(range(axis.size)))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                group = self._graph.get_pruning_group(module, handler, list(range(axis.size)))
+        except _Tangled:
+            reason = "how its channels are reordered by reshaping is not understood"
+            self._reasons.append((np.arange(axis.start, axis.start + axis.size), reason))
+            return
         for item in group:
             roots = np.asarray(item.root_idxs, dtype=np.int64) + axis.start
             self._couple(item.dep.target, item.dep.handler, roots, np.asarray(item.idxs, dtype=np.int64))

@@ -241,7 +241,8 @@ class _Surveyor:
                 findings.append(Finding(name, "frozen", None, reason) if reason else Finding(name, "removable", site))
             layer = self._channels.layers.get(name)
             if layer is None or layer.weighs is None:
-                if layer is None and any(True for _ in module.parameters(recurse=False)):
+                own = [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
+                if layer is None and not self._channels.layers.keys() >= set(own):
                     reason = f"{type(module).__name__} is not understood, or not used in evaluation"
                     findings.append(Finding(name, "frozen", None, reason))
                 continue

@@ -402,6 +402,17 @@ def test_what_breaks_when_cut_is_frozen_and_the_rest_goes_on() -> None:
     assert count(student, example_of(8)) == {metric: least for metric, (least, _) in found.bounds().items()}
 
 
+def test_attention_over_windows_is_frozen_and_the_rest_exact() -> None:
+    torch.manual_seed(0)
+    model = models.SwinTransformer([4, 4], 16, [2, 2], [2, 4], [2, 2], num_classes=10)
+    found = survey(model, example_of(32), FINE)
+    assert "features.1.0.attn.qkv" in frozen(found)
+    assert {site.name for site in found.space.sites} >= {"features.1.0.mlp.0", "features.3.1.mlp.0"}
+    for candidate in samples(found, 3):
+        counted = count(found.graft(candidate), example_of(32))
+        assert counted == {metric: int(values[0]) for metric, values in found.costs([candidate]).items()}
+
+
 def test_a_divisor_too_large_is_given_as_the_reason() -> None:
     found = survey(Shared(), example_of(8), SpaceSpec(divisor=8))
     assert "multiple of 8" in frozen(found)["stem"]
