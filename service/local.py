@@ -7,8 +7,6 @@ What costs time is kept in `home` all the same: the teacher and its outputs serv
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -16,6 +14,7 @@ from typing import Literal
 from search.spec import JobSpec
 from service.documents import JobDocument, job_document
 from service.drive import THREADS, make_backend
+from service.takehome import check_place, placing
 from workers.events import Event
 
 OWNER = "local"
@@ -31,7 +30,7 @@ def run_local(
     `on_event` is called for every event as it is recorded, from this thread. An earlier student in `out` is replaced.
 
     Raises:
-        UserError: the spec asks for what cannot be done; nothing was trained.
+        UserError: the spec asks for what cannot be done, or `out` holds something else; nothing was trained.
     """
     os.environ.update({"OMP_WAIT_POLICY": THREADS["OMP_WAIT_POLICY"]})
     # Imported here, because the command line must answer `--help` without loading torch.
@@ -41,6 +40,7 @@ def run_local(
     from workers.driver import Driver
     from workers.memory import MemoryLedger
 
+    check_place(out)
     files = Files(cache=home / "cache", roots=None)
     prepare(spec, files).plan()
     ledger = MemoryLedger(on_event=lambda _, event: on_event(event))
@@ -54,8 +54,11 @@ def run_local(
     finally:
         engine.close()
     record = ledger.job(claim.job_id)
-    if any(stored.name.startswith("student/") for stored in record.files):
-        _write(out, {Path(stored.name).name: artifacts.get(stored.artifact.key) for stored in record.files})
+    students = [stored for stored in record.files if stored.name.startswith("student/")]
+    if students:
+        with placing(out) as folder:
+            for stored in students:
+                (folder / Path(stored.name).name).write_bytes(artifacts.get(stored.artifact.key))
     return job_document(record, ledger.trials(claim.job_id))
 
 
@@ -67,15 +70,3 @@ class _Undisturbed:
 
     def alive(self) -> None:
         """Nobody watches."""
-
-
-def _write(out: Path, contents: dict[str, bytes]) -> None:
-    """The whole folder appears at once or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".student-", dir=out.parent))
-    for name, content in contents.items():
-        (fresh / name).write_bytes(content)
-    fresh.chmod(0o755)
-    if out.exists():
-        shutil.rmtree(out)
-    fresh.rename(out)

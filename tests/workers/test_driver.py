@@ -1,0 +1,243 @@
+"""A whole job, small and real, driven in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from search.errors import StaleClaim
+from search.files import Files
+from search.recipe import prepare
+from search.spec import JobSpec
+from search.trial import State
+from service.documents import JobDocument, job_document
+from tests.workers.scripted import Calm
+from tests.workers.small_job import small_spec
+from workers.artifacts import FolderArtifacts
+from workers.backends.inline import InlineBackend
+from workers.driver import Driver
+from workers.events import Event
+from workers.memory import MemoryLedger
+from workers.ports import Claim, JobState, Phase
+from workers.results import ExportResult, FinalistsResult, TeacherResult
+
+pytestmark = pytest.mark.timeout(60)
+
+
+EXPLODING = {"learning_rate": 10, "weight_decay": 1, "warmup": 0}
+"""Every step multiplies the weights by more than nine, so they leave the range of float32 within 40 steps."""
+
+
+class House:
+    """A ledger and artifacts; `drive` takes a spec to its end."""
+
+    def __init__(self, home: Path, on_event: Callable[[str, Event], None] | None = None) -> None:
+        self.ledger = MemoryLedger(on_event=on_event)
+        self.artifacts = FolderArtifacts(home / "artifacts")
+        self.files = Files(cache=home / "cache")
+        self.watch = Calm()
+
+    def claimed(self) -> Claim:
+        claim = self.ledger.claim("tester", 1000)
+        assert claim is not None
+        return claim
+
+    def driver(self, claim: Claim) -> Driver:
+        return Driver(claim, self.ledger, self.artifacts, InlineBackend(threads=1), self.files, self.watch)
+
+    def drive(self, spec: JobSpec) -> tuple[JobState, str]:
+        job = self.ledger.submit(spec)[0].id
+        return self.driver(self.claimed()).drive(), job
+
+    def document(self, job: str) -> JobDocument:
+        return job_document(self.ledger.job(job), self.ledger.trials(job))
+
+    def result(self, job: str, phase: Phase) -> dict[str, Any]:
+        found = self.ledger.job(job).phases[phase].result
+        assert found is not None
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[House, str]:
+    house = House(tmp_path_factory.mktemp("job"))
+    state, job = house.drive(small_spec())
+    assert state is JobState.SUCCEEDED
+    return house, job
+
+
+def take_home(house: House, job: str, folder: Path) -> nn.Module:
+    """The student as its owner gets it: by the `load.py` that came with it."""
+    for stored in house.ledger.job(job).files:
+        (folder / Path(stored.name).name).write_bytes(house.artifacts.get(stored.artifact.key))
+    found = importlib.util.spec_from_file_location("load", folder / "load.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    student: nn.Module = module.load(folder)
+    return student
+
+
+def test_every_phase_is_on_record_with_its_time(finished: tuple[House, str]) -> None:
+    house, job = finished
+    phases = house.ledger.job(job).phases
+    assert list(phases) == list(Phase)
+    assert all(record.seconds is not None and record.seconds >= 0 for record in phases.values())
+
+
+def test_the_student_that_is_taken_home_costs_what_the_document_says(
+    finished: tuple[House, str], tmp_path: Path
+) -> None:
+    house, job = finished
+    student, document = take_home(house, job, tmp_path), house.document(job)
+    assert document.student is not None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        student(torch.randn(1, 3, 32, 32))
+    assert document.student.cost["macs"] == counter.get_total_flops() // 2
+    assert document.student.cost["flops"] == counter.get_total_flops()
+    assert document.student.cost["params"] == sum(parameter.numel() for parameter in student.parameters())
+    (verdict,) = document.student.verdicts
+    assert verdict.fits
+    assert verdict.value == document.student.cost["macs"] <= verdict.limit
+
+
+def test_the_student_that_is_taken_home_reaches_the_accuracy_on_record(
+    finished: tuple[House, str], tmp_path: Path
+) -> None:
+    """Counted afresh: own normalisation from architecture.json, own argmax, scikit-learn's digits by the plugin."""
+    house, job = finished
+    student = take_home(house, job, tmp_path)
+    architecture = json.loads((tmp_path / "architecture.json").read_text())
+    recipe = prepare(small_spec(), house.files)
+    test = recipe.dataset.split("test")
+    mean, std = (torch.tensor(architecture["input"][key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    images = (torch.from_numpy(test.images.copy()).float() / 255 - mean) / std
+    with torch.no_grad():
+        right = (student(images).argmax(dim=1).numpy() == test.labels).sum()
+    result = FinalistsResult.model_validate(house.result(job, Phase.FINALISTS))
+    assert result.accuracy == pytest.approx(right / len(test.labels), abs=1e-9)
+
+
+def test_every_trial_was_within_the_budget(finished: tuple[House, str]) -> None:
+    house, job = finished
+    limits = house.result(job, Phase.SURVEY)["limits"]
+    assert all(trial.cost["macs"] <= limits["macs"] for trial in house.ledger.trials(job))
+
+
+def test_a_second_job_finds_the_teacher_kept(finished: tuple[House, str]) -> None:
+    house, first = finished
+    state, second = house.drive(small_spec(search={**small_spec().search.model_dump(mode="json"), "trials": 2}))
+    assert state is JobState.SUCCEEDED
+    teachers = [TeacherResult.model_validate(house.result(job, Phase.TEACHER)) for job in (first, second)]
+    assert [teacher.source for teacher in teachers] == ["trained", "kept"]
+    assert teachers[0].weights == teachers[1].weights
+
+
+def test_a_teacher_may_bring_its_weights(finished: tuple[House, str], tmp_path: Path) -> None:
+    house, _ = finished
+    spec = small_spec()
+    model = prepare(spec, house.files).build_teacher()
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "mine.safetensors")
+    document = spec.model_dump(mode="json")
+    document["teacher"]["weights"] = str(tmp_path / "mine.safetensors")
+    state, job = house.drive(JobSpec.model_validate(document))
+    assert state is JobState.SUCCEEDED
+    assert house.result(job, Phase.TEACHER)["source"] == "weights"
+
+
+def test_cancelling_ends_the_job_at_its_next_step(tmp_path: Path) -> None:
+    house = House(tmp_path, on_event=lambda _, event: stop(event))
+
+    def stop(event: Event) -> None:
+        house.watch.stopped = house.watch.stopped or event.kind == "TRIAL_SCORED"
+
+    state, job = house.drive(small_spec())
+    assert state is JobState.CANCELLED
+    trials = house.ledger.trials(job)
+    assert len([trial for trial in trials if trial.scores]) == 1
+    assert all(trial.state.terminal for trial in trials)
+
+
+def test_a_search_in_which_everything_diverges_fails_with_the_reason(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    spec = small_spec()
+    document = spec.model_dump(mode="json")
+    document["search"]["training"] |= EXPLODING
+    document["search"]["rungs"] = [60]
+    state, job = house.drive(JobSpec.model_validate(document))
+    assert state is JobState.FAILED
+    assert house.ledger.job(job).reason.startswith("every trial failed; the first: NON_FINITE: ")
+    assert {trial.state for trial in house.ledger.trials(job)} == {State.FAILED}
+
+
+def test_a_teacher_that_diverges_is_the_users_to_mend(tmp_path: Path) -> None:
+    document = small_spec().model_dump(mode="json")
+    document["teacher"]["training"] |= EXPLODING
+    document["teacher"]["epochs"] = 4
+    house = House(tmp_path)
+    state, job = house.drive(JobSpec.model_validate(document))
+    assert state is JobState.FAILED
+    assert "the teacher's training diverged" in house.ledger.job(job).reason
+
+
+def test_an_image_that_cannot_be_read_fails_the_job_and_is_named(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(10):
+            colour = (10 * number, 20, 200 if name == "cat" else 20)
+            Image.new("RGB", (16, 16), colour).save(tmp_path / "pets" / name / f"{number}.png")
+    whole = (tmp_path / "pets" / "dog" / "3.png").read_bytes()
+    (tmp_path / "pets" / "dog" / "3.png").write_bytes(whole[: len(whole) // 2])
+    options = {"path": str(tmp_path / "pets"), "size": 16}
+    house = House(tmp_path)
+    state, job = house.drive(small_spec(dataset={"name": "image_folder", "options": options}))
+    assert state is JobState.FAILED
+    assert "3.png" in house.ledger.job(job).reason
+
+
+def test_a_driver_whose_claim_is_gone_writes_nothing_more(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    job = house.ledger.submit(small_spec())[0].id
+    claim = house.claimed()
+    house.ledger.release(claim)
+    house.claimed()
+    before = len(house.ledger.events(job))
+    with pytest.raises(StaleClaim):
+        house.driver(claim).drive()
+    assert len(house.ledger.events(job)) == before
+
+
+def test_a_driver_that_takes_over_skips_the_phases_on_record(finished: tuple[House, str], tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.artifacts = finished[0].artifacts
+    stop_at_export = [True]
+
+    def die(_: str, event: Event) -> None:
+        if event.kind == "PHASE_ENTERED" and event.data["phase"] == "export" and stop_at_export.pop():
+            stop_at_export.append(False)
+            raise OSError("the machine lost its power")
+
+    house.ledger = MemoryLedger(on_event=die)
+    job = house.ledger.submit(small_spec())[0].id
+    claim = house.claimed()
+    with pytest.raises(OSError, match="lost its power"):
+        house.driver(claim).drive()
+    house.ledger.release(claim)
+    began = len(house.ledger.events(job))
+    stop_at_export[:] = [False]
+    assert house.driver(house.claimed()).drive() is JobState.SUCCEEDED
+    later = house.ledger.events(job)[began:]
+    assert [event.data["phase"] for event in later if event.kind == "PHASE_ENTERED"] == ["export"]
+    assert ExportResult.model_validate(house.result(job, Phase.EXPORT)).cost["macs"] > 0
