@@ -93,6 +93,8 @@ class Driver:
         return self._close(JobState.SUCCEEDED, "")
 
     def _walk(self) -> None:
+        resources = self._spec.resources
+        self._backend.check(cpus=resources.cpus_per_trial, gpus=resources.gpus_per_trial)
         teacher = self._known(Phase.TEACHER, TeacherResult) or self._teach()
         self._known(Phase.SURVEY, SurveyResult) or self._survey(teacher)
         found = self._known(Phase.SEARCH, SearchResult) or self._search(teacher)

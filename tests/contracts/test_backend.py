@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.errors import DataError
+from search.errors import DataError, UserError
 from search.recipe import Recipe
 from search.spec import JobSpec
 from search.trial import State, Trial
@@ -190,6 +190,17 @@ def test_map_raises_what_the_function_raised(backend: Backend) -> None:
         list(backend.map(spoilt, [1], cpus=1, gpus=0))
     assert caught.value.file == "cat.png"
     assert caught.value.errors[0].pointer == "/dataset"
+
+
+def test_what_no_worker_can_have_is_refused(backend: Backend) -> None:
+    backend.check(cpus=1, gpus=0)
+    with pytest.raises(UserError) as caught:
+        backend.check(cpus=1, gpus=1000)
+    assert caught.value.errors[0].pointer == "/resources/gpus_per_trial"
+
+
+def test_map_takes_what_there_is(backend: Backend) -> None:
+    assert list(backend.map(numbers, [1], cpus=10_000, gpus=0)) == [(0, 1), (0, 10)]
 
 
 class Trapdoor:

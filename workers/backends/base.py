@@ -56,6 +56,13 @@ class Backend(Protocol):
     4. `map` raises what `function` raised, with its type.
     """
 
+    def check(self, *, cpus: int, gpus: float) -> None:
+        """
+        Raises:
+            UserError: no worker will ever have that many CPUs or GPUs, so a trial would wait for ever.
+        """
+        ...
+
     def run(self, session: Session, workload: Workload) -> None: ...
 
     def map(
@@ -63,7 +70,8 @@ class Backend(Protocol):
     ) -> Iterator[tuple[int, Any]]:
         """
         Calls `function` for every item, side by side where there is room, and yields `(index, value)` for every value
-        that it yields, as they come. Functions and items must be picklable.
+        that it yields, as they come. Functions and items must be picklable. A call gets `cpus` threads, or as many as
+        the largest machine has.
         """
         ...
 

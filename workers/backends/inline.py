@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from search.errors import UserError
 from workers.assignment import Assignment, Progress
 from workers.backends.base import Item, Session, Wait
 from workers.scoring import Scorer
@@ -49,6 +50,13 @@ class InlineBackend:
         for index, item in enumerate(items):
             for value in function(item):
                 yield index, value
+
+    def check(self, *, cpus: int, gpus: float) -> None:
+        if gpus and not torch.cuda.is_available():
+            raise UserError(
+                "a trial asks for a GPU and this machine has none that torch can use; set it to 0",
+                pointer="/resources/gpus_per_trial",
+            )
 
     def close(self) -> None:
         """Nothing is held."""

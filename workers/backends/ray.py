@@ -32,6 +32,7 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
+from search.errors import UserError
 from workers.assignment import Assignment, Lost, Progress, heard
 from workers.backends.base import Item, Session, Wait
 from workers.scoring import Scorer
@@ -83,8 +84,10 @@ class RayBackend:
     def map(
         self, function: Callable[[Item], Iterator[Any]], items: Iterable[Item], *, cpus: int, gpus: float
     ) -> Iterator[tuple[int, Any]]:
-        remote = _stream.options(num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=0)
-        streams = {remote.remote(function, item, cpus): index for index, item in enumerate(items)}
+        # What no machine can hold would wait for ever.
+        threads = max(1, min(cpus, int(_largest("CPU"))))
+        remote = _stream.options(num_cpus=threads, num_gpus=gpus, num_returns="streaming", max_retries=0)
+        streams = {remote.remote(function, item, threads): index for index, item in enumerate(items)}
         while streams:
             ready, _ = ray.wait(list(streams), num_returns=1)
             for stream in ready:
@@ -97,6 +100,17 @@ class RayBackend:
                 else:
                     yield streams[stream], value
 
+    def check(self, *, cpus: int, gpus: float) -> None:
+        if not self._local:
+            return  # the cluster may grow
+        for name, wanted, pointer in (("CPU", cpus, "cpus_per_trial"), ("GPU", gpus, "gpus_per_trial")):
+            if wanted > _largest(name):
+                raise UserError(
+                    f"a trial asks for {wanted:g} {name}s and this machine has {_largest(name):g}; ask for fewer, or "
+                    "connect a cluster that has them (STILLHOUSE_RAY_ADDRESS)",
+                    pointer=f"/resources/{pointer}",
+                )
+
     def close(self) -> None:
         if self._folder is not None:
             ray.shutdown()
@@ -108,6 +122,11 @@ def _short_folder() -> Path:
     """A fresh folder with a short name: the paths of Ray's sockets below it must stay under 107 bytes."""
     usual = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="sth-", dir=usual if len(usual) <= _LONGEST_PREFIX else "/tmp"))  # noqa: S108
+
+
+def _largest(resource: str) -> float:
+    """How many of a resource the machine has that has most of it."""
+    return max((node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
 
 
 def workload_resources(workload: Workload) -> dict[str, float]:
