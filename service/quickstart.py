@@ -54,7 +54,8 @@ def demonstrate(terminal: Terminal, *, home: Path, out: Path, document: Mapping[
     """
     check_place(out)
     home = home.absolute()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us shall not leave a server behind
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # whoever stops us, or closes the window, leaves no server behind
+        signal.signal(ending, signal.default_int_handler)
     with _server(home, terminal) as url, Client(url) as client:
         with terminal.waiting("the server is checking the job"):
             job = client.jobs.create(JOB if document is None else document)
