@@ -1,5 +1,5 @@
 """
-Milliseconds a training step by how threads wait, beside a process that keeps one core busy.
+Milliseconds a training step by how threads wait, beside another torch process with threads of its own.
 
     python -m benchmarks.threads
 
@@ -17,7 +17,12 @@ SETTINGS = {
     "two threads, passive waiting": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-RIVAL = "while True: pass"
+RIVAL = """
+import torch
+left, right = torch.randn(2, 1500, 1500)
+while True:
+    left @ right
+"""
 STEP = """
 import statistics, time, torch
 from search.catalog import Catalog
@@ -36,7 +41,7 @@ print(statistics.median(step() for _ in range(7)))
 
 
 def main() -> None:
-    rival = subprocess.Popen([sys.executable, "-c", RIVAL])
+    rival = subprocess.Popen([sys.executable, "-c", RIVAL], env=os.environ | {"OMP_NUM_THREADS": "2"})
     try:
         for name, setting in SETTINGS.items():
             answer = subprocess.run(

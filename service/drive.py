@@ -21,7 +21,7 @@ from workers.ports import Claim
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 """
 For drivers and the workers below them; read when torch is imported. Threads that wait by spinning made a two-thread
-training step 15 times slower (3.2 s against 0.21 s) where another process wanted one of the two cores.
+training step 15 times slower where another process wanted the same two cores (docs/decisions/0001).
 """
 
 EXIT_LOST = 75

@@ -109,7 +109,7 @@ def test_recalibration_is_the_average_over_the_batches() -> None:
 
 @pytest.mark.parametrize("channels", range(1, 14))
 def test_every_channel_count_trains(channels: int) -> None:
-    """Strided 1x1 convolutions of odd widths corrupted memory in channels-last layout (docs/decisions/0002)."""
+    """Strided 1x1 convolutions of odd widths corrupted memory in channels-last layout (docs/decisions/0004)."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, channels, 3, padding=1),
