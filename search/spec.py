@@ -79,7 +79,7 @@ class SearchSpec(Part):
     rungs: tuple[Annotated[int, Field(ge=1, le=10_000_000)], ...] = Field((40, 120), min_length=1, max_length=16)
     """Training lengths, in steps from the start, at which trials are compared."""
     reduction: int = Field(3, ge=2, le=16)
-    """One trial in this many is promoted to the next rung."""
+    """One in this many of the trials scored so far at a rung may go on; more do when later ones turn out better."""
     views: int = Field(4, ge=1, le=64)
     """Augmented copies of the training set for which the teacher's outputs are cached."""
     calibration_batches: int = Field(4, ge=1, le=1000)

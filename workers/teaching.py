@@ -71,7 +71,7 @@ def teach(lesson: Lesson) -> Iterator[Epoch | TeacherResult]:
         return
     model = recipe.build_teacher().to(lesson.device)
     if spec.teacher.weights is None:
-        yield from _train(model, recipe, lesson.device)
+        yield from _train(model, recipe, lesson)
     normalise = Normalise(recipe.info, lesson.device)
     reached = {
         name: accuracy(outputs(model, split.images, normalise), split.labels)
@@ -93,26 +93,25 @@ def teach(lesson: Lesson) -> Iterator[Epoch | TeacherResult]:
     yield result
 
 
-def _train(model: nn.Module, recipe: Recipe, device: str) -> Iterator[Epoch]:
-    spec, normalise = recipe.spec, Normalise(recipe.info, device)
+def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch]:
+    """Every epoch ends in a checkpoint, from which an interrupted training goes on to the same weights."""
+    spec, normalise = recipe.spec, Normalise(recipe.info, lesson.device)
     split, validation = recipe.dataset.split("train"), recipe.dataset.split("validation")
-    source = Augmented(split, normalise, spec.search.seed)
-    schedule = spec.teacher.training
-    per_epoch = max(len(split) // min(schedule.batch_size, len(split)), 1)
-    total = per_epoch * spec.teacher.epochs
-    pupil, losses = Pupil(model), list[float]()
-    try:
-        for step, loss in train(
-            pupil, source, Supervised(Supervised.Options()), schedule, Stretch(0, total, (0, total))
-        ):
-            losses.append(loss)
-            if step % per_epoch == 0:
-                reached = accuracy(outputs(model, validation.images, normalise), validation.labels)
-                yield Epoch(step // per_epoch, spec.teacher.epochs, float(np.mean(losses)), reached)
-                losses.clear()
-                model.train()
-    except NonFinite as error:
-        raise UserError(f"the teacher's training diverged: {error}", pointer="/teacher/training") from None
+    source, supervised = Augmented(split, normalise, spec.search.seed), Supervised(Supervised.Options())
+    schedule, epochs = spec.teacher.training, spec.teacher.epochs
+    per_epoch = len(split) // min(schedule.batch_size, len(split))
+    pupil, checkpoint = Pupil(model), f"teachers/{recipe.teacher_key}/training.safetensors"
+    if lesson.artifacts.has(checkpoint):
+        pupil.restore(lesson.artifacts.get(checkpoint))
+    for epoch in range(pupil.step // per_epoch, epochs):
+        stretch = Stretch(epoch * per_epoch, (epoch + 1) * per_epoch, (0, epochs * per_epoch))
+        try:
+            losses = [loss for _, loss in train(pupil, source, supervised, schedule, stretch)]
+        except NonFinite as error:
+            raise UserError(f"the teacher's training diverged: {error}", pointer="/teacher/training") from None
+        lesson.artifacts.put(checkpoint, pupil.checkpoint())
+        reached = accuracy(outputs(model, validation.images, normalise), validation.labels)
+        yield Epoch(epoch + 1, epochs, float(np.mean(losses)), reached)
 
 
 def training_arrays(recipe: Recipe, result: TeacherResult, artifacts: Artifacts) -> Arrays:

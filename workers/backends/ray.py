@@ -8,14 +8,17 @@ from the node's object store without a copy.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # Read by Ray when it is imported: no tables on stdout, no CSV or TensorBoard files, no usage reports, no chdir.
 os.environ.update(
@@ -39,7 +42,9 @@ from workers.scoring import Scorer
 from workers.workload import Workload
 
 _OBJECT_STORE_BYTES = 2 * 2**30
-_LONGEST_PREFIX = 25
+_PREFIX = "sth-ray-"
+_LONGEST_PARENT = 25
+_FRESH_SECONDS = 60
 _FINISHED: str = Searcher.FINISHED
 
 
@@ -51,7 +56,7 @@ class RayBackend:
     def __init__(self, address: str = "local", *, cpus: int | None = None) -> None:
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._folder: Path | None = _short_folder()
+        self._folder: _Folder | None = _Folder()
         self._local = address == "local"
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self._local:
@@ -59,11 +64,13 @@ class RayBackend:
                 "num_cpus": cpus or max(os.cpu_count() or 1, 1),
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES,
-                "_temp_dir": str(self._folder),
+                "_temp_dir": str(self._folder.path),
             }
         ray.init(address=address, **options)
 
     def run(self, session: Session, workload: Workload) -> None:
+        if self._folder is None:
+            raise RuntimeError("this backend is closed")
         resources = workload_resources(workload)
         reference = ray.put(dict(workload.arrays))
         trainable = tune.with_parameters(_RayTrial, arrays=reference, workload=replace(workload, arrays={}))
@@ -72,7 +79,7 @@ class RayBackend:
             tune_config=tune.TuneConfig(search_alg=_Bridge(session), num_samples=-1, reuse_actors=True),
             run_config=tune.RunConfig(
                 name="stillhouse",
-                storage_path=str(self._folder),
+                storage_path=str(self._folder.path),
                 verbose=0,
                 stop=_Stop(session),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -114,14 +121,43 @@ class RayBackend:
     def close(self) -> None:
         if self._folder is not None:
             ray.shutdown()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self._folder = None
 
 
-def _short_folder() -> Path:
-    """A fresh folder with a short name: the paths of Ray's sockets below it must stay under 107 bytes."""
-    usual = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="sth-", dir=usual if len(usual) <= _LONGEST_PREFIX else "/tmp"))  # noqa: S108
+class _Folder:
+    """
+    A fresh folder for a local cluster, locked while its owner lives; those of killed owners are removed on the way.
+
+    Its name is short, because the paths of Ray's sockets below it must stay under 107 bytes.
+    """
+
+    def __init__(self) -> None:
+        usual = Path(tempfile.gettempdir())
+        parent = usual if len(str(usual)) <= _LONGEST_PARENT else Path("/tmp")  # noqa: S108
+        for left in parent.glob(f"{_PREFIX}*"):
+            # A fresh one may be about to be locked.
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _FRESH_SECONDS:
+                    with _lock(left):
+                        shutil.rmtree(left)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = _lock(self.path)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Raises `OSError` when someone else has it, or it is no folder. The lock ends with the process at the latest."""
+    file = (folder / "owner").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _largest(resource: str) -> float:

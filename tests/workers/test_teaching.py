@@ -1,0 +1,52 @@
+"""Teachers: trained, resumed, kept; with real training of a tiny network on digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.files import Files
+from tests.workers.small_job import small_spec
+from workers.artifacts import FolderArtifacts
+from workers.results import TeacherResult
+from workers.teaching import Epoch, Lesson, teach
+
+pytestmark = pytest.mark.timeout(30)
+
+
+def lesson(home: Path, epochs: int) -> Lesson:
+    document = small_spec().model_dump(mode="json")
+    document["teacher"]["epochs"] = epochs
+    return Lesson(document, Files(cache=home / "cache"), FolderArtifacts(home / "artifacts"), "cpu")
+
+
+def taught(given: Lesson) -> tuple[list[Epoch], TeacherResult]:
+    *epochs, result = teach(given)
+    assert isinstance(result, TeacherResult)
+    return [epoch for epoch in epochs if isinstance(epoch, Epoch)], result
+
+
+def test_a_teacher_is_trained_once(tmp_path: Path) -> None:
+    epochs, first = taught(lesson(tmp_path, 3))
+    assert [(epoch.done, epoch.total) for epoch in epochs] == [(1, 3), (2, 3), (3, 3)]
+    assert first.source == "trained"
+    none, second = taught(lesson(tmp_path, 3))
+    assert none == []
+    assert (second.source, second.weights, second.accuracy) == ("kept", first.weights, first.accuracy)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    _, undisturbed = taught(lesson(tmp_path / "calm", 3))
+    interrupted = lesson(tmp_path / "stormy", 3)
+    words = teach(interrupted)
+    next(words)
+    words.close()
+    epochs, resumed = taught(interrupted)
+    assert [epoch.done for epoch in epochs] == [2, 3]
+    # The name of the weights is the hash of their bytes.
+    assert Path(resumed.weights).name == Path(undisturbed.weights).name
+
+
+def test_another_recipe_is_another_teacher(tmp_path: Path) -> None:
+    assert taught(lesson(tmp_path, 1))[1].key != taught(lesson(tmp_path, 2))[1].key
