@@ -106,13 +106,15 @@ class Driver:
         lesson = Lesson(self._claim.spec, self._files, self._artifacts, self._device)
         resources = self._spec.resources
         cpus = resources.cpus_per_trial * resources.concurrent_trials
-        for _, word in self._backend.map(teach, [lesson], cpus=cpus, gpus=resources.gpus_per_trial):
+        for _, word in self._backend.map(
+            teach, [lesson], cpus=cpus, gpus=resources.gpus_per_trial, stopping=self._watch.stopping
+        ):
             if isinstance(word, Epoch):
                 self._note("PROGRESS", phase="teacher", done=word.done, total=word.total, accuracy=word.accuracy)
             else:
                 result: TeacherResult = word
                 return self._finish(Phase.TEACHER, result)
-        raise RuntimeError("the teacher phase ended without a result")
+        raise self._ended_early()
 
     def _survey(self, teacher: TeacherResult) -> SurveyResult:
         self._enter(Phase.SURVEY)
@@ -172,9 +174,16 @@ class Driver:
             self._device,
         )
         resources = self._spec.resources
-        answers = self._backend.map(examine, [exam], cpus=resources.cpus_per_trial, gpus=resources.gpus_per_trial)
-        quality: Quality = next(answer for _, answer in answers)
-        return quality
+        for _, answer in self._backend.map(
+            examine,
+            [exam],
+            cpus=resources.cpus_per_trial,
+            gpus=resources.gpus_per_trial,
+            stopping=self._watch.stopping,
+        ):
+            quality: Quality = answer
+            return quality
+        raise self._ended_early()
 
     def _export(self, teacher: TeacherResult, chosen: FinalistsResult) -> ExportResult:
         self._enter(Phase.EXPORT)
@@ -264,6 +273,9 @@ class Driver:
         self._go_on()
         self._watch.alive()
         self._ledger.note(self._claim, kind, data)
+
+    def _ended_early(self) -> Exception:
+        return _Cancelled() if self._watch.stopping() else RuntimeError("a worker ended without an answer")
 
     def _go_on(self) -> None:
         if self._watch.stopping():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,14 +181,44 @@ def spoilt(item: int) -> Iterator[int]:
     raise DataError("it is not an image", file="cat.png")
 
 
+def never() -> bool:
+    return False
+
+
+def endless(item: int) -> Iterator[int]:
+    while True:
+        time.sleep(0.02)
+        yield item
+
+
+def silent(item: int) -> Iterator[int]:
+    yield item
+    time.sleep(600)
+
+
+def test_map_ends_soon_after_it_shall_stop(backend: Backend) -> None:
+    heard: list[tuple[int, int]] = []
+    for found in backend.map(endless, [1], cpus=1, gpus=0, stopping=lambda: len(heard) >= 3):
+        heard.append(found)  # noqa: PERF402 - what stops the map is how much was heard
+    assert heard == [(0, 1)] * 3
+
+
+def test_map_does_not_wait_for_a_function_that_says_nothing(ray_backend: Backend) -> None:
+    began, heard = time.monotonic(), list[tuple[int, int]]()
+    for found in ray_backend.map(silent, [1], cpus=1, gpus=0, stopping=lambda: bool(heard)):
+        heard.append(found)
+    assert heard == [(0, 1)]
+    assert time.monotonic() - began < 60
+
+
 def test_map_yields_every_value_with_its_index(backend: Backend) -> None:
-    found = sorted(backend.map(numbers, [1, 2, 3], cpus=1, gpus=0))
+    found = sorted(backend.map(numbers, [1, 2, 3], cpus=1, gpus=0, stopping=never))
     assert found == [(0, 1), (0, 10), (1, 2), (1, 20), (2, 3), (2, 30)]
 
 
 def test_map_raises_what_the_function_raised(backend: Backend) -> None:
     with pytest.raises(DataError, match=r"cat\.png: it is not an image") as caught:
-        list(backend.map(spoilt, [1], cpus=1, gpus=0))
+        list(backend.map(spoilt, [1], cpus=1, gpus=0, stopping=never))
     assert caught.value.file == "cat.png"
     assert caught.value.errors[0].pointer == "/dataset"
 
@@ -200,7 +231,7 @@ def test_what_no_worker_can_have_is_refused(backend: Backend) -> None:
 
 
 def test_map_takes_what_there_is(backend: Backend) -> None:
-    assert list(backend.map(numbers, [1], cpus=10_000, gpus=0)) == [(0, 1), (0, 10)]
+    assert list(backend.map(numbers, [1], cpus=10_000, gpus=0, stopping=never)) == [(0, 1), (0, 10)]
 
 
 class Trapdoor:

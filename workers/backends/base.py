@@ -66,12 +66,18 @@ class Backend(Protocol):
     def run(self, session: Session, workload: Workload) -> None: ...
 
     def map(
-        self, function: Callable[[Item], Iterator[Any]], items: Iterable[Item], *, cpus: int, gpus: float
+        self,
+        function: Callable[[Item], Iterator[Any]],
+        items: Iterable[Item],
+        *,
+        cpus: int,
+        gpus: float,
+        stopping: Callable[[], bool],
     ) -> Iterator[tuple[int, Any]]:
         """
         Calls `function` for every item, side by side where there is room, and yields `(index, value)` for every value
         that it yields, as they come. Functions and items must be picklable. A call gets `cpus` threads, or as many as
-        the largest machine has.
+        the largest machine has. Ends early, soon after `stopping` says so.
         """
         ...
 

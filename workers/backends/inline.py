@@ -45,10 +45,18 @@ class InlineBackend:
                     session.ended(assignment, word)
 
     def map(
-        self, function: Callable[[Item], Iterator[Any]], items: Iterable[Item], *, cpus: int, gpus: float
+        self,
+        function: Callable[[Item], Iterator[Any]],
+        items: Iterable[Item],
+        *,
+        cpus: int,
+        gpus: float,
+        stopping: Callable[[], bool],
     ) -> Iterator[tuple[int, Any]]:
         for index, item in enumerate(items):
             for value in function(item):
+                if stopping():
+                    return
                 yield index, value
 
     def check(self, *, cpus: int, gpus: float) -> None:

@@ -45,6 +45,7 @@ _OBJECT_STORE_BYTES = 2 * 2**30
 _PREFIX = "sth-ray-"
 _LONGEST_PARENT = 25
 _FRESH_SECONDS = 60
+_LISTEN_SECONDS = 0.5
 _FINISHED: str = Searcher.FINISHED
 
 
@@ -89,14 +90,24 @@ class RayBackend:
         tuner.fit()
 
     def map(
-        self, function: Callable[[Item], Iterator[Any]], items: Iterable[Item], *, cpus: int, gpus: float
+        self,
+        function: Callable[[Item], Iterator[Any]],
+        items: Iterable[Item],
+        *,
+        cpus: int,
+        gpus: float,
+        stopping: Callable[[], bool],
     ) -> Iterator[tuple[int, Any]]:
         # What no machine can hold would wait for ever.
         threads = max(1, min(cpus, int(_largest("CPU"))))
         remote = _stream.options(num_cpus=threads, num_gpus=gpus, num_returns="streaming", max_retries=0)
         streams = {remote.remote(function, item, threads): index for index, item in enumerate(items)}
         while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1)
+            if stopping():
+                for stream in streams:
+                    ray.cancel(stream, force=True)
+                return
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=_LISTEN_SECONDS)
             for stream in ready:
                 try:
                     value = ray.get(next(stream))
