@@ -23,7 +23,7 @@ from search.files import Files
 from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
 from search.projection import Projector
 from search.rungs import Rungs
-from search.spec import JobSpec, Pick
+from search.spec import JobSpec, Pick, SpaceSpec
 from search.strategies.wrappers import Distinct, Projected
 from search.surgery.survey import Survey, survey
 from search.teachers.weights import load_weights
@@ -73,9 +73,7 @@ class Recipe:
 
     def survey(self, teacher: nn.Module) -> Survey:
         """Raises `Unsupported` when the network cannot be traced."""
-        generator = torch.Generator().manual_seed(0)
-        example = torch.randn(2, *self.info.shape, generator=generator)
-        return survey(teacher, example, self.spec.space)
+        return survey_for(self.info, teacher, self.spec.space)
 
     def budget(self, found: Survey) -> Budget:
         """
@@ -116,6 +114,12 @@ class Recipe:
             "rungs": list(self.spec.search.rungs),
             "finalists": self.spec.finalists.count,
         }
+
+
+def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Survey:
+    """The survey of a teacher of the dataset's images; the same for everyone who asks. Raises `Unsupported`."""
+    example = torch.randn(2, *info.shape, generator=torch.Generator().manual_seed(0))
+    return survey(teacher, example, options)
 
 
 def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info: DatasetInfo | None = None) -> Recipe:

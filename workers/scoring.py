@@ -9,9 +9,10 @@ from dataclasses import asdict
 import numpy as np
 
 from search.batches import Cached, Normalise
+from search.catalog import Catalog
 from search.errors import TrialError
 from search.evaluate import Evaluator, Reading, Scored
-from search.recipe import prepare
+from search.recipe import survey_for
 from search.spec import Schedule, read_spec
 from search.teachers.weights import load_weights
 from search.training import Stretch
@@ -27,13 +28,14 @@ class Scorer:
     def __init__(self, workload: Workload, *, device: str = "cpu") -> None:
         self._spec = read_spec(workload.spec)
         self._artifacts = workload.artifacts
-        recipe = prepare(self._spec, workload.files, info=workload.info)
-        teacher = recipe.teacher.build(workload.info.shape, len(workload.info.classes), seed=self._spec.search.seed)
+        # Not `prepare`: a worker has no use for the dataset's and the strategy's libraries, which take seconds to load.
+        catalog, info = Catalog(), workload.info
+        teacher = catalog.make("teachers", self._spec.teacher).build(info.shape, len(info.classes))
         load_weights(teacher, workload.artifacts.get(workload.teacher))
-        normalise = Normalise(workload.info, device)
+        normalise = Normalise(info, device)
         self._evaluator = Evaluator(
-            recipe.survey(teacher),
-            recipe.distiller,
+            survey_for(info, teacher, self._spec.space),
+            catalog.make("distillers", self._spec.distill),
             _cached(workload.arrays, "train", normalise, self._spec.search.seed),
             _cached(workload.arrays, "validation", normalise, self._spec.search.seed),
             self._spec.search.calibration_batches,
