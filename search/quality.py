@@ -48,7 +48,7 @@ def quality(model: nn.Module, data: Cached) -> Quality:
     """
     logits = outputs(model, data.images, data.normalise)
     if not np.isfinite(logits).all():
-        raise NonFinite("the network's outputs are not finite on the validation set")
+        raise NonFinite("the network's outputs are not finite")
     answer = F.log_softmax(torch.from_numpy(logits), dim=1)
     target = F.log_softmax(torch.from_numpy(np.array(data.logits)), dim=1)
     kl = F.kl_div(answer, target, reduction="batchmean", log_target=True)

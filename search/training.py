@@ -136,7 +136,7 @@ def recalibrate(model: nn.Module, source: Source, *, batches: int, batch_size: i
     """
     Recomputes batch-norm statistics as a plain average over the first `batches` batches of `source`.
 
-    Weights that were just sliced have statistics of another network; after 50 steps of training this matters little.
+    Weights that were just sliced have the statistics of another network.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:

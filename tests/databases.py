@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 
 from service.store.engine import connect, migrate
 from service.store.tables import metadata
+from tests.needs import missing
 
 
 def _binaries() -> Path | None:
@@ -34,9 +35,7 @@ def postgres_server() -> Iterator[str]:
     """The URL of a fresh server on a socket in a folder of its own; it neither syncs nor listens on the network."""
     binaries = _binaries()
     if binaries is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("the tests of the record need the binaries of Postgres (Debian: apt install postgresql)")
-        pytest.skip("no binaries of Postgres on this machine")
+        missing("Postgres", "install its binaries (Debian: apt install postgresql)")
     home = Path(tempfile.mkdtemp(prefix="sth-pg-"))
     user = "postgres" if _unprivileged() else pwd.getpwuid(os.geteuid()).pw_name
     if _unprivileged():

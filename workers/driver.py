@@ -40,8 +40,8 @@ from workers.results import (
     SurveyResult,
     TeacherResult,
 )
-from workers.sessions import FinalistsSession, SearchSession, Watch
-from workers.teaching import Epoch, Lesson, teach, training_arrays
+from workers.sessions import FinalistsSession, SearchSession, Watch, finalist_key
+from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
 from workers.workload import Workload
 
 logger = logging.getLogger("stillhouse.driver")
@@ -111,6 +111,8 @@ class Driver:
         ):
             if isinstance(word, Epoch):
                 self._note("PROGRESS", phase="teacher", done=word.done, total=word.total, accuracy=word.accuracy)
+            elif isinstance(word, Alive):
+                self._watch.alive()
             else:
                 result: TeacherResult = word
                 return self._finish(Phase.TEACHER, result)
@@ -154,15 +156,13 @@ class Driver:
         if not ranked:
             raise _Hopeless(f"every finalist failed: {'; '.join(failed.values())}")
         winner = ranked[0].trial
-        quality = self._examine(
-            teacher, self._trial(winner), session.checkpoint_key(winner, self._spec.finalists.steps)
-        )
+        quality = self._examine(teacher, self._trial(winner))
         return self._finish(
             Phase.FINALISTS,
             FinalistsResult(finalists=tuple(ranked), winner=winner, accuracy=quality.accuracy, kl=quality.kl),
         )
 
-    def _examine(self, teacher: TeacherResult, trial: Trial, checkpoint: str) -> Quality:
+    def _examine(self, teacher: TeacherResult, trial: Trial) -> Quality:
         exam = Exam(
             self._claim.spec,
             self._info,
@@ -170,7 +170,7 @@ class Driver:
             self._artifacts,
             teacher.weights,
             trial.choices,
-            checkpoint,
+            finalist_key(self._claim, trial.id, self._spec.finalists.steps),
             self._device,
         )
         resources = self._spec.resources
@@ -215,8 +215,7 @@ class Driver:
         found, _ = self._surveyed(teacher)
         trial = self._trial(chosen.winner)
         pupil = Pupil(found.graft(found.space.candidate(trial.choices)))
-        key = f"jobs/{self._claim.job_id}/finalists/{trial.id}/step-{self._spec.finalists.steps}.safetensors"
-        pupil.restore(self._artifacts.get(key))
+        pupil.restore(self._artifacts.get(finalist_key(self._claim, trial.id, self._spec.finalists.steps)))
         return pupil.model.eval()
 
     @cached_property

@@ -236,9 +236,6 @@ class FinalistsSession:
         ranked = sorted(self._results.values(), key=lambda result: (-result.accuracy, result.kl))
         return ranked, self._failed
 
-    def checkpoint_key(self, trial_id: str, step: int) -> str:
-        return f"jobs/{self._claim.job_id}/finalists/{trial_id}/step-{step}.safetensors"
-
     def _finish(self, assignment: Assignment, outcome: Done) -> None:
         result = FinalistResult(trial=assignment.trial, accuracy=outcome.accuracy, kl=outcome.kl)
         self._results[assignment.trial] = result
@@ -254,7 +251,9 @@ class FinalistsSession:
 
     def _step_of(self, trial_id: str) -> int:
         """The last checkpoint before the end; the final stretch is always walked, because its score is not kept."""
-        reached = [step for step in self._steps()[:-1] if self._artifacts.has(self.checkpoint_key(trial_id, step))]
+        reached = [
+            step for step in self._steps()[:-1] if self._artifacts.has(finalist_key(self._claim, trial_id, step))
+        ]
         return max(reached, default=0)
 
     def _assignment(self, trial: Trial) -> Assignment:
@@ -270,9 +269,9 @@ class FinalistsSession:
             start=start,
             stop=stop,
             cosine=(0, self._spec.finalists.steps),
-            read=self.checkpoint_key(trial.id, start) if start else first,
+            read=finalist_key(self._claim, trial.id, start) if start else first,
             fresh=start == 0,
-            write=self.checkpoint_key(trial.id, stop),
+            write=finalist_key(self._claim, trial.id, stop),
         )
 
 
@@ -287,6 +286,11 @@ class _Pace:
             return False
         self._last = self._clock()
         return True
+
+
+def finalist_key(claim: Claim, trial_id: str, step: int) -> str:
+    """Of the checkpoint that a finalist's long training leaves at `step`."""
+    return f"jobs/{claim.job_id}/finalists/{trial_id}/step-{step}.safetensors"
 
 
 def _rung_key(claim: Claim, trial_id: str, step: int) -> str:

@@ -33,6 +33,8 @@ from workers.ports import Artifacts
 from workers.results import TeacherResult
 from workers.workload import Arrays
 
+_ALIVE_STEPS = 20
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -54,9 +56,15 @@ class Epoch:
     accuracy: float
 
 
-def teach(lesson: Lesson) -> Iterator[Epoch | TeacherResult]:
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Work goes on: a long epoch must not look like a worker that hangs."""
+
+
+def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
     """
-    Yields an `Epoch` after every epoch of training, if the teacher has to be trained, and a `TeacherResult` at the end.
+    Yields an `Epoch` after every epoch of training, if the teacher has to be trained, and a `TeacherResult` at the end;
+    `Alive` now and then between them.
 
     Raises:
         UserError: the dataset or the weights file cannot be used, or the training diverges.
@@ -93,7 +101,7 @@ def teach(lesson: Lesson) -> Iterator[Epoch | TeacherResult]:
     yield result
 
 
-def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch]:
+def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch | Alive]:
     """Every epoch ends in a checkpoint, from which an interrupted training goes on to the same weights."""
     spec, normalise = recipe.spec, Normalise(recipe.info, lesson.device)
     split, validation = recipe.dataset.split("train"), recipe.dataset.split("validation")
@@ -105,8 +113,12 @@ def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch]:
         pupil.restore(lesson.artifacts.get(checkpoint))
     for epoch in range(pupil.step // per_epoch, epochs):
         stretch = Stretch(epoch * per_epoch, (epoch + 1) * per_epoch, (0, epochs * per_epoch))
+        losses = []
         try:
-            losses = [loss for _, loss in train(pupil, source, supervised, schedule, stretch)]
+            for step, loss in train(pupil, source, supervised, schedule, stretch):
+                losses.append(loss)
+                if step % _ALIVE_STEPS == 0:
+                    yield Alive()
         except NonFinite as error:
             raise UserError(f"the teacher's training diverged: {error}", pointer="/teacher/training") from None
         lesson.artifacts.put(checkpoint, pupil.checkpoint())

@@ -10,7 +10,7 @@ from search.files import Files
 from tests.workers.small_job import small_spec
 from workers.artifacts import FolderArtifacts
 from workers.results import TeacherResult
-from workers.teaching import Epoch, Lesson, teach
+from workers.teaching import Alive, Epoch, Lesson, teach
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -40,12 +40,18 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> 
     _, undisturbed = taught(lesson(tmp_path / "calm", 3))
     interrupted = lesson(tmp_path / "stormy", 3)
     words = teach(interrupted)
-    next(words)
+    next(word for word in words if isinstance(word, Epoch))
     words.close()
     epochs, resumed = taught(interrupted)
     assert [epoch.done for epoch in epochs] == [2, 3]
     # The name of the weights is the hash of their bytes.
     assert Path(resumed.weights).name == Path(undisturbed.weights).name
+
+
+def test_a_long_epoch_shows_life(tmp_path: Path) -> None:
+    """17 batches an epoch and a sign every 20 steps: the second and the third epoch have one in their midst."""
+    kinds = [type(word) for word in teach(lesson(tmp_path, 3))]
+    assert kinds == [Epoch, Alive, Epoch, Alive, Epoch, TeacherResult]
 
 
 def test_another_recipe_is_another_teacher(tmp_path: Path) -> None:
