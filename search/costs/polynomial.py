@@ -1,13 +1,13 @@
 """
 Costs in closed form.
 
-A cost is a sum of terms, each a whole coefficient times a product of variables: one variable per site, the number of
-units kept for a width and 0 or 1 for a removal.
+A cost is a sum of terms, each a whole coefficient times a product of variables; a variable is a number that follows
+from the choices at one or two sites. A peak is the largest of several such sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,18 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-Sites = tuple[int, ...]
+Variables = tuple[int, ...]
 
 _ROWS = 2048
 """Candidates evaluated at once; their terms then stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
+class Variable:
+    """
+    A whole number that follows from the choices at `sites`.
+
+    `values` has one entry for every combination of choices, rising, the last site's changing fastest.
+    """
+
+    sites: tuple[int, ...]
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
-    """`coefficient` times the product of the variables at `sites`; a square names its site twice."""
+    """`coefficient` times the product of the variables of these numbers; a square names its variable twice."""
 
     coefficient: int
-    sites: Sites = ()
+    variables: Variables = ()
 
 
 Terms = tuple[Term, ...]
@@ -34,11 +46,11 @@ Terms = tuple[Term, ...]
 
 def total(*parts: Iterable[Term]) -> Terms:
     """The sum, with equal products gathered and zeros left out; in a fixed order."""
-    sums: dict[Sites, int] = {}
+    sums: dict[Variables, int] = {}
     for part in parts:
         for term in part:
-            sums[term.sites] = sums.get(term.sites, 0) + term.coefficient
-    return tuple(Term(coefficient, sites) for sites, coefficient in sorted(sums.items()) if coefficient)
+            sums[term.variables] = sums.get(term.variables, 0) + term.coefficient
+    return tuple(Term(coefficient, variables) for variables, coefficient in sorted(sums.items()) if coefficient)
 
 
 def product(*factors: Iterable[Term]) -> Terms:
@@ -47,7 +59,7 @@ def product(*factors: Iterable[Term]) -> Terms:
     for factor in factors:
         terms = tuple(factor)
         result = total(
-            Term(a.coefficient * b.coefficient, tuple(sorted(a.sites + b.sites))) for a in result for b in terms
+            Term(a.coefficient * b.coefficient, tuple(sorted(a.variables + b.variables))) for a in result for b in terms
         )
     return result
 
@@ -55,57 +67,123 @@ def product(*factors: Iterable[Term]) -> Terms:
 @dataclass(frozen=True)
 class Polynomials:
     """
-    Several costs over the same sites; coefficients and choices are not negative.
+    Several costs over the same sites; coefficients and values of variables are not negative.
 
-    The variable of a site is its choice divided by `units[site]`, or the choice itself.
+    `choices` are those of every site, rising. `sums[metric]` is a sum of terms, `peaks[metric]` the largest of several.
 
-    Every product of variables is split into two factors, so that a cost is the sum over f of f * (Q @ g)_f with Q
+    Every product of variables is split into two factors, so that a sum is the sum over f of f * (Q @ g)_f with Q
     sparse. That is worked out in floating point, which is exact as long as no cost reaches 2**53.
     """
 
-    terms: Mapping[str, Terms]
-    units: Mapping[int, int] = field(default_factory=dict)
+    choices: Sequence[tuple[int, ...]]
+    variables: Sequence[Variable]
+    sums: Mapping[str, Terms]
+    peaks: Mapping[str, tuple[Terms, ...]] = field(default_factory=dict)
 
     def __call__(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """`{metric: [n]}` for choices `[n, sites]`, each a multiple of its site's unit."""
-        firsts, seconds, matrices = self._factored
-        costs = np.empty((len(matrices), len(choices)), dtype=np.int64)
+        """`{metric: [n]}` for choices `[n, sites]`, each one of its site's."""
+        metrics = [*self.sums, *self.peaks]
+        costs = np.empty((len(metrics), len(choices)), dtype=np.int64)
         for start in range(0, len(choices), _ROWS):
-            columns = np.ascontiguousarray(choices[start : start + _ROWS].T, dtype=np.float64)
-            for site, unit in self.units.items():
-                if unit > 1:
-                    columns[site] /= unit
-            left, right = _products(columns, firsts), _products(columns, seconds)
-            for cost, matrix in zip(costs, matrices, strict=True):
-                cost[start : start + _ROWS] = np.einsum("fn,fn->n", left, matrix @ right)
-        return dict(zip(self.terms, costs, strict=True))
+            rows = slice(start, start + _ROWS)
+            values = self._values(choices[rows])
+            left, right = _products(values, self._factored.firsts), _products(values, self._factored.seconds)
+            for cost, matrix in zip(costs, self._factored.sums, strict=False):
+                cost[rows] = np.einsum("fn,fn->n", left, matrix @ right)
+            if self.peaks:
+                every = _products(values, self._linear.products)
+                for cost, matrix in zip(costs[len(self.sums) :], self._linear.peaks, strict=True):
+                    cost[rows] = (matrix @ every).max(axis=0)
+        return dict(zip(metrics, costs, strict=True))
+
+    def _values(self, choices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`[variables, n]`."""
+        columns = np.ascontiguousarray(choices.T)
+        values = np.empty((len(self.variables), len(choices)))
+        positions: dict[int, NDArray[np.int64]] = {}
+        for row, (variable, unit) in enumerate(zip(self.variables, self._units, strict=True)):
+            if unit:
+                np.divide(columns[variable.sites[0]], unit, out=values[row])
+                continue
+            at = np.zeros(len(choices), dtype=np.int64)
+            for site in variable.sites:
+                if site not in positions:
+                    positions[site] = np.searchsorted(np.asarray(self.choices[site]), columns[site])
+                at = at * len(self.choices[site]) + positions[site]
+            values[row] = np.asarray(variable.values, dtype=np.float64)[at]
+        return values
 
     @cached_property
-    def _factored(self) -> tuple[list[Sites], list[Sites], list[csr_array]]:
-        """First factors f, second factors g, and for every cost Q `[f, g]`."""
-        split = {term.sites: _halves(term.sites) for terms in self.terms.values() for term in terms}
+    def _units(self) -> list[int]:
+        """For variables that are their site's choice over a whole number, that number; 0 for the others."""
+        return [self._unit(variable) for variable in self.variables]
+
+    def _unit(self, variable: Variable) -> int:
+        choices = self.choices[variable.sites[0]]
+        unit = choices[-1] // variable.values[-1] if variable.values[-1] else 0
+        linear = len(variable.sites) == 1 and all(
+            value * unit == choice for value, choice in zip(variable.values, choices, strict=True)
+        )
+        return unit if linear else 0
+
+    @cached_property
+    def _factored(self) -> _Factored:
+        split = {term.variables: _halves(term.variables) for terms in self.sums.values() for term in terms}
         firsts = sorted({first for first, _ in split.values()})
         seconds = sorted({second for _, second in split.values()})
         row_of = {first: row for row, first in enumerate(firsts)}
         column_of = {second: column for column, second in enumerate(seconds)}
         matrices = []
-        for terms in self.terms.values():
-            rows = [row_of[split[term.sites][0]] for term in terms]
-            columns = [column_of[split[term.sites][1]] for term in terms]
-            values = np.array([term.coefficient for term in terms], dtype=np.float64)
-            matrices.append(csr_array((values, (rows, columns)), shape=(len(firsts), len(seconds))))
-        return firsts, seconds, matrices
+        for terms in self.sums.values():
+            rows = [row_of[split[term.variables][0]] for term in terms]
+            columns = [column_of[split[term.variables][1]] for term in terms]
+            matrices.append(_matrix(terms, rows, columns, (len(firsts), len(seconds))))
+        return _Factored(firsts, seconds, matrices)
+
+    @cached_property
+    def _linear(self) -> _Linear:
+        products = sorted({term.variables for peak in self.peaks.values() for terms in peak for term in terms})
+        column_of = {one: column for column, one in enumerate(products)}
+        matrices = []
+        for peak in self.peaks.values():
+            flat = [(row, term) for row, terms in enumerate(peak) for term in terms]
+            columns = [column_of[term.variables] for _, term in flat]
+            shape = (len(peak), len(products))
+            matrices.append(_matrix([term for _, term in flat], [row for row, _ in flat], columns, shape))
+        return _Linear(products, matrices)
 
 
-def _halves(sites: Sites) -> tuple[Sites, Sites]:
-    middle = len(sites) // 2
-    return sites[:middle], sites[middle:]
+@dataclass(frozen=True, slots=True)
+class _Factored:
+    """First factors f, second factors g, and for every sum Q `[f, g]`."""
+
+    firsts: list[Variables]
+    seconds: list[Variables]
+    sums: list[csr_array]
 
 
-def _products(columns: NDArray[np.float64], products: list[Sites]) -> NDArray[np.float64]:
-    """`[products, n]` from variables `[sites, n]`."""
-    values = np.ones((len(products), columns.shape[1]))
-    for value, sites in zip(values, products, strict=True):
-        for site in sites:
-            value *= columns[site]
-    return values
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """All products of the peaks, and for every peak the coefficients `[sums, products]`."""
+
+    products: list[Variables]
+    peaks: list[csr_array]
+
+
+def _matrix(terms: Sequence[Term], rows: list[int], columns: list[int], shape: tuple[int, int]) -> csr_array:
+    values = np.array([term.coefficient for term in terms], dtype=np.float64)
+    return csr_array((values, (rows, columns)), shape=shape)
+
+
+def _halves(variables: Variables) -> tuple[Variables, Variables]:
+    middle = len(variables) // 2
+    return variables[:middle], variables[middle:]
+
+
+def _products(values: NDArray[np.float64], products: list[Variables]) -> NDArray[np.float64]:
+    """`[products, n]` from the values of the variables `[variables, n]`."""
+    results = np.ones((len(products), values.shape[1]))
+    for result, variables in zip(results, products, strict=True):
+        for variable in variables:
+            result *= values[variable]
+    return results

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from search.costs.polynomial import Polynomials, Term, Terms, product, total
+from search.costs.polynomial import Polynomials, Term, Terms, Variable, product, total
 from search.surgery.channels import Channels
 from search.surgery.groups import Lane
 from search.surgery.knife import Knife
@@ -26,6 +26,7 @@ def polynomials(model: nn.Module, channels: Channels, knife: Knife, sites: Sites
 class _Terms:
     def __init__(self, model: nn.Module, channels: Channels, knife: Knife, sites: Sites) -> None:
         self._model, self._channels, self._knife = model, channels, knife
+        self._sites = sites.space.sites
         self._site_of = {group: site for site, group in sites.group_of.items()}
         self._units = {site: knife.grouping.groups[group].unit for site, group in sites.group_of.items()}
         self._keep_of: Mapping[str, int] = {block: site for site, block in sites.block_of.items()}
@@ -35,7 +36,11 @@ class _Terms:
         layers = sum(self._full_macs(layer) for layer in self._channels.positions)
         macs_terms = total(counted, (Term(macs - layers),))
         params = total(*(self._params(name, parameter) for name, parameter in self._model.named_parameters()))
-        return Polynomials({"macs": macs_terms, "params": params}, self._units)
+        variables = [
+            Variable((at,), tuple(choice // self._units.get(at, 1) for choice in site.choices))
+            for at, site in enumerate(self._sites)
+        ]
+        return Polynomials([site.choices for site in self._sites], variables, {"macs": macs_terms, "params": params})
 
     def _macs(self, layer_name: str) -> Terms:
         """positions x outputs x inputs of one bundle, which cutting whole bundles leaves as they are."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,57 +13,68 @@ from torch import nn
 
 from search.catalog import Catalog
 from search.costs.measure import count
-from search.costs.polynomial import Polynomials, Term, product, total
+from search.costs.polynomial import Polynomials, Term, Variable, product, total
 
-SITES = 4
+SITES = (tuple(range(0, 17)), (1, 2, 5), (0, 1), (8, 16, 64, 512))
+"""The choices of four sites."""
+VARIABLES = (
+    Variable((0,), SITES[0]),
+    Variable((1,), (9, 4, 25)),
+    Variable((2,), SITES[2]),
+    Variable((3,), (1, 2, 8, 64)),
+    Variable((2, 1), (0, 0, 0, 7, 3, 1)),
+)
 sums = st.lists(
     st.builds(
-        Term, st.integers(0, 10**6), st.lists(st.integers(0, SITES - 1), max_size=3).map(lambda at: tuple(sorted(at)))
+        Term,
+        st.integers(0, 10**6),
+        st.lists(st.integers(0, len(VARIABLES) - 1), max_size=3).map(lambda at: tuple(sorted(at))),
     ),
     max_size=8,
 )
-rows = st.lists(st.lists(st.integers(0, 512), min_size=SITES, max_size=SITES), min_size=1, max_size=5)
+rows = st.lists(st.tuples(*(st.sampled_from(site) for site in SITES)), min_size=1, max_size=5)
 
 
-def by_hand(terms: tuple[Term, ...] | list[Term], row: list[int]) -> int:
-    value = 0
-    for term in terms:
-        monomial = term.coefficient
-        for site in term.sites:
-            monomial *= row[site]
-        value += monomial
-    return value
+def by_hand(terms: tuple[Term, ...] | list[Term], row: tuple[int, ...]) -> int:
+    a, b, c, d = row
+    values = [a, {1: 9, 2: 4, 5: 25}[b], c, d // 8, {1: 7, 2: 3, 5: 1}[b] if c else 0]
+    return sum(term.coefficient * math.prod(values[at] for at in term.variables) for term in terms)
 
 
-@given(sums, sums, rows)
-def test_polynomials_are_evaluated_exactly(macs: list[Term], params: list[Term], choices: list[list[int]]) -> None:
-    polynomials = Polynomials({"macs": total(macs), "params": total(params)})
+@given(sums, sums, st.lists(sums, min_size=1, max_size=3), rows)
+def test_polynomials_are_evaluated_exactly(
+    macs: list[Term], params: list[Term], steps: list[list[Term]], choices: list[tuple[int, ...]]
+) -> None:
+    peak = {"activation_bytes": tuple(total(step) for step in steps)}
+    polynomials = Polynomials(SITES, VARIABLES, {"macs": total(macs), "params": total(params)}, peak)
     found = polynomials(np.array(choices, dtype=np.int64))
     assert found["macs"].dtype == np.int64
     assert found["macs"].tolist() == [by_hand(macs, row) for row in choices]
     assert found["params"].tolist() == [by_hand(params, row) for row in choices]
+    assert found["activation_bytes"].tolist() == [max(by_hand(step, row) for step in steps) for row in choices]
 
 
 @given(sums, sums, rows)
-def test_products_multiply_and_totals_add(one: list[Term], other: list[Term], choices: list[list[int]]) -> None:
+def test_products_multiply_and_totals_add(one: list[Term], other: list[Term], choices: list[tuple[int, ...]]) -> None:
     for row in choices:
         assert by_hand(product(one, other), row) == by_hand(one, row) * by_hand(other, row)
         assert by_hand(total(one, other), row) == by_hand(one, row) + by_hand(other, row)
 
 
-def test_units_divide_choices() -> None:
-    polynomials = Polynomials({"macs": (Term(7, (0, 1)), Term(5))}, units={0: 4})
-    assert polynomials(np.array([[12, 3], [4, 1]]))["macs"].tolist() == [7 * 3 * 3 + 5, 7 + 5]
-
-
 def test_many_rows_are_evaluated_in_pieces_without_a_seam() -> None:
+    sites = (tuple(range(10_001)), (1,))
     choices = np.stack([np.arange(10_001), np.ones(10_001, dtype=np.int64)], axis=1)
-    found = Polynomials({"macs": (Term(3, (0, 0, 1)), Term(1))})(choices)
+    variables = [Variable((at,), site) for at, site in enumerate(sites)]
+    found = Polynomials(sites, variables, {"macs": (Term(3, (0, 0, 1)), Term(1))})(choices)
     assert (found["macs"] == 3 * np.arange(10_001) ** 2 + 1).all()
 
 
 def test_no_rows_cost_nothing() -> None:
-    assert Polynomials({"macs": (Term(1, (0,)),)})(np.zeros((0, 1), dtype=np.int64))["macs"].shape == (0,)
+    polynomials = Polynomials(SITES, VARIABLES, {"macs": (Term(1, (0,)),)}, {"activation_bytes": ((Term(1, (3,)),),)})
+    assert {metric: cost.shape for metric, cost in polynomials(np.zeros((0, 4), dtype=np.int64)).items()} == {
+        "macs": (0,),
+        "activation_bytes": (0,),
+    }
 
 
 @pytest.mark.timeout(60)  # the first count in a process imports torch's compiler
