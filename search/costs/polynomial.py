@@ -2,7 +2,8 @@
 Costs in closed form.
 
 A cost is a sum of terms, each a whole coefficient times a product of variables; a variable is a number that follows
-from the choices at one or two sites. A peak is the largest of several such sums.
+from the choices at one or two sites. A peak is the largest of several such sums. A measured cost has a finer sum below
+it, because a multiplication takes less than a nanosecond; a rate is so many in the time that its sum says.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Polynomials:
     Several costs over the same sites; coefficients and values of variables are not negative.
 
     `choices` are those of every site, rising. `sums[metric]` is a sum of terms, `peaks[metric]` the largest of several.
+    A sum in `fractions` counts fractions of its metric's unit, so many to one: the cost is that part of it, rounded up.
+    A metric in `rates` is that number divided by its sum, rounded down; it falls where the sum rises.
 
     Every product of variables is split into two factors, so that a sum is the sum over f of f * (Q @ g)_f with Q
     sparse. That is worked out in floating point, which is exact as long as no cost reaches 2**53.
@@ -79,6 +82,17 @@ class Polynomials:
     variables: Sequence[Variable]
     sums: Mapping[str, Terms]
     peaks: Mapping[str, tuple[Terms, ...]] = field(default_factory=dict)
+    fractions: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, int] = field(default_factory=dict)
+
+    def ceiling(self, metric: str, limit: int) -> int:
+        """
+        The largest value of a metric's sum, or of each sum of its peak, with which it keeps `limit`, a whole number
+        above zero: the largest cost, or the least rate.
+        """
+        if metric in self.rates:
+            return self.rates[metric] // limit
+        return limit * self.fractions.get(metric, 1)
 
     def __call__(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """`{metric: [n]}` for choices `[n, sites]`, each one of its site's."""
@@ -94,6 +108,11 @@ class Polynomials:
                 every = _products(values, self._linear.products)
                 for cost, matrix in zip(costs[len(self.sums) :], self._linear.peaks, strict=True):
                     cost[rows] = (matrix @ every).max(axis=0)
+        for metric, cost in zip(metrics, costs, strict=True):
+            if metric in self.rates:
+                cost[:] = self.rates[metric] // np.maximum(cost, 1)
+            elif metric in self.fractions:
+                cost[:] = -(-cost // self.fractions[metric])
         return dict(zip(metrics, costs, strict=True))
 
     def _values(self, choices: NDArray[np.int64]) -> NDArray[np.float64]:

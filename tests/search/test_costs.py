@@ -69,6 +69,45 @@ def test_many_rows_are_evaluated_in_pieces_without_a_seam() -> None:
     assert (found["macs"] == 3 * np.arange(10_001) ** 2 + 1).all()
 
 
+@given(sums, st.integers(1, 10**6), st.integers(1, 10**12), rows)
+def test_a_measured_cost_is_rounded_up_and_a_rate_down(
+    terms: list[Term], parts: int, work: int, choices: list[tuple[int, ...]]
+) -> None:
+    time = total([Term(1), *terms])
+    polynomials = Polynomials(
+        SITES,
+        VARIABLES,
+        {"latency": time, "throughput": time},
+        fractions={"latency": parts},
+        rates={"throughput": work},
+    )
+    found = polynomials(np.array(choices, dtype=np.int64))
+    for row, latency, throughput in zip(choices, found["latency"], found["throughput"], strict=True):
+        value = by_hand(time, row)
+        assert (latency - 1) * parts < value <= latency * parts
+        assert throughput * value <= work < (throughput + 1) * value
+
+
+@given(sums, st.integers(1, 10**6), st.integers(1, 10**12), st.integers(1, 10**6), rows)
+def test_a_limit_is_kept_just_when_the_sum_below_it_is_no_higher_than_its_ceiling(
+    terms: list[Term], parts: int, work: int, limit: int, choices: list[tuple[int, ...]]
+) -> None:
+    time = total([Term(1), *terms])
+    polynomials = Polynomials(
+        SITES,
+        VARIABLES,
+        {"latency": time, "throughput": time, "macs": time},
+        fractions={"latency": parts},
+        rates={"throughput": work},
+    )
+    found = polynomials(np.array(choices, dtype=np.int64))
+    for at, row in enumerate(choices):
+        value = by_hand(time, row)
+        assert (found["latency"][at] <= limit) == (value <= polynomials.ceiling("latency", limit))
+        assert (found["throughput"][at] >= limit) == (value <= polynomials.ceiling("throughput", limit))
+        assert (found["macs"][at] <= limit) == (value <= polynomials.ceiling("macs", limit))
+
+
 def test_no_rows_cost_nothing() -> None:
     polynomials = Polynomials(SITES, VARIABLES, {"macs": (Term(1, (0,)),)}, {"activation_bytes": ((Term(1, (3,)),),)})
     assert {metric: cost.shape for metric, cost in polynomials(np.zeros((0, 4), dtype=np.int64)).items()} == {
