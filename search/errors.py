@@ -103,19 +103,25 @@ class UnknownName(InvalidSpec):
 
 
 class BudgetImpossible(UserError):
-    """`smallest` is the least value of `metric` that any student of the teacher reaches in the space asked for."""
+    """`best` is the value of `metric` that no student of the teacher does better in the space asked for."""
 
     code = "BUDGET_IMPOSSIBLE"
 
-    def __init__(self, metric: str, limit: int, smallest: int, teacher: int) -> None:
-        share = 100 * smallest / teacher
+    def __init__(self, metric: str, limit: int, best: int, teacher: int, *, at_least: bool = False) -> None:
+        sign, word, change = (">=", "largest", "Lower") if at_least else ("<=", "smallest", "Raise")
+        share = 100 * best / teacher
         super().__init__(
-            f"no student of this teacher has {metric} <= {limit:,}: the smallest reachable is {smallest:,} "
-            f"({share:.2f} % of the teacher's {teacher:,}). Raise the limit, or widen the space "
+            f"no student of this teacher has {metric} {sign} {limit:,}: the {word} reachable is {best:,} "
+            f"({share:.2f} % of the teacher's {teacher:,}). {change} the limit, or widen the space "
             "(smaller `space.divisor` or `space.min_keep`, `space.removal: true`).",
             pointer=f"/budget/{metric}",
         )
-        self.metric, self.limit, self.smallest = metric, limit, smallest
+        self.metric, self.limit, self.best = metric, limit, best
+
+    def under_level(self, level: int) -> BudgetImpossible:
+        """The same error, pointing at the limit's place in its ladder."""
+        self.errors = tuple(replace(error, pointer=f"{error.pointer}/{level}") for error in self.errors)
+        return self
 
 
 class DataError(UserError):

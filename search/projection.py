@@ -69,7 +69,7 @@ class Projector:
         rows = np.repeat(narrow[None], len(standing), axis=0)
         rows[np.arange(len(standing)), standing] = self._least[standing]
         costs = self._model.costs_of(rows)
-        excess = np.max([costs[metric] / limit for metric, limit in self._budget.limits.items()], axis=0)
+        excess = self._budget.excess(costs)
         shorter = choices.copy()
         shorter[standing[int(excess.argmin())]] = 0
         return shorter

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from search.budget import Budget
+from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
-from search.errors import InvalidSpec, UserError
+from search.errors import BudgetImpossible, InvalidSpec, UserError
 from search.files import Files
 from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
 from search.projection import Projector
@@ -77,20 +78,37 @@ class Recipe:
 
     def budget(self, found: Survey) -> Budget:
         """
-        The limits worked out against the teacher.
+        The limits worked out against the teacher; of a ladder, those of its loosest level.
 
         Raises:
-            BudgetImpossible: even the smallest student is over a limit.
+            UserError: a limit is of a cost that the survey does not know.
         """
-        bounds = found.bounds()
-        teacher = {metric: full for metric, (_, full) in bounds.items()}
-        budget = Budget.of(self.spec.budget, teacher)
-        budget.check({metric: least for metric, (least, _) in bounds.items()}, teacher)
-        return budget
+        return ladder(self.spec.budget.limits, _teacher(found))[0]
 
-    def open_strategy(self, found: Survey, budget: Budget) -> Strategy:
-        """The strategy with its proposals kept distinct and within the budget."""
-        strategy = Distinct(Projected(self.strategy, Projector(found, budget)))
+    def levels(self, found: Survey) -> tuple[Budget, ...]:
+        """
+        The budgets to search under, loosest first and each within the one before: the ladder's, or the only one. With
+        an accuracy to be kept they are ours: six steps from the teacher down to the smallest student, even on a
+        logarithmic scale of the cost to be made small, the other limits holding at each.
+
+        Raises:
+            BudgetImpossible: even the best student misses a limit.
+            UserError: a limit of an unknown cost, or levels that turn out no tighter than those before them.
+        """
+        bounds, limits, goal = found.bounds(), self.spec.budget.limits, self.spec.budget.accuracy
+        levels = ladder(limits, _teacher(found))
+        for level, budget in enumerate(levels):
+            try:
+                budget.check(_best(bounds), _teacher(found))
+            except BudgetImpossible as error:
+                if len(limits[error.metric]) == 1:
+                    raise
+                raise error.under_level(level) from None
+        return levels if goal is None else _steps(levels[0], goal.cheapest, bounds)
+
+    def open_strategy(self, found: Survey, levels: Sequence[Budget]) -> Strategy:
+        """The strategy with its proposals kept distinct, and within the levels in turn."""
+        strategy = Distinct(Projected(self.strategy, *(Projector(found, budget) for budget in levels)))
         strategy.open(found.space, self.spec.search.seed)
         return strategy
 
@@ -102,18 +120,39 @@ class Recipe:
             UserError: whatever makes the job impossible, with a pointer and a remedy.
         """
         found = self.survey(self.build_teacher())
-        budget = self.budget(found)
+        self.levels(found)
         bounds = found.bounds()
         return {
             "teacher": {"name": self.spec.teacher.name, "cost": {m: full for m, (_, full) in bounds.items()}},
             "dataset": {"name": self.spec.dataset.name, "classes": len(self.info.classes), "shape": self.info.shape},
             "space": {"key": found.space.key, "sites": len(found.space.sites), "size": float(found.space.size)},
             "smallest": {metric: least for metric, (least, _) in bounds.items()},
-            "limits": dict(budget.limits),
+            "limits": dict(self.budget(found).limits),
             "trials": self.spec.search.trials,
             "rungs": list(self.spec.search.rungs),
             "finalists": self.spec.finalists.count,
         }
+
+
+def _teacher(found: Survey) -> dict[str, int]:
+    return {metric: most for metric, (_, most) in found.bounds().items()}
+
+
+def _best(bounds: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    return {metric: most if metric in AT_LEAST else least for metric, (least, most) in bounds.items()}
+
+
+def _steps(budget: Budget, cheapest: str, bounds: Mapping[str, tuple[int, int]]) -> tuple[Budget, ...]:
+    """The middles of equal parts of the way down: neither the teacher nor the one smallest student is a level."""
+    if cheapest not in bounds:
+        raise UserError(f"no cost is called `{cheapest}`", pointer="/budget/accuracy/cheapest", allowed=sorted(bounds))
+    least, most = bounds[cheapest]
+    most = min(most, budget.limits.get(cheapest, most))
+    values = {round(most * (least / most) ** ((step + 0.5) / _STEPS)) for step in range(_STEPS)}
+    return tuple(Budget({**budget.limits, cheapest: value}) for value in sorted(values, reverse=True))
+
+
+_STEPS = 6
 
 
 def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Survey:
@@ -150,11 +189,16 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
         strategy=make("strategies", spec.search.strategy, "/search/strategy"),
         known=info,
     )
-    for metric in spec.budget:
+    costs = {metric: f"/budget/{metric}" for metric in spec.budget.limits}
+    if spec.budget.accuracy is not None:
+        costs.setdefault(spec.budget.accuracy.cheapest, "/budget/accuracy/cheapest")
+    for metric, pointer in costs.items():
         try:
             catalog.load("costs", metric)
         except UserError as error:
-            mistakes.append(InvalidSpec([replace(found, pointer=f"/budget/{metric}") for found in error.errors]))
+            mistakes.append(InvalidSpec([replace(found, pointer=pointer) for found in error.errors]))
+    if spec.budget.levels > 1 or spec.budget.accuracy is not None:
+        mistakes.append(UserError("ladders and accuracy goals are not searched yet", pointer="/budget"))
     if mistakes:
         raise InvalidSpec([found for mistake in mistakes for found in mistake.errors])
     return recipe

@@ -55,9 +55,11 @@ class StudentMetrics(Document):
 
 class VerdictDocument(Document):
     metric: str
-    limit: int
-    value: int
+    limit: int | float
+    value: int | float
     fits: bool
+    at_least: bool
+    """Whether the limit is the least value allowed, as of a throughput; else it is the largest."""
 
 
 class StudentDocument(Document):
@@ -279,7 +281,9 @@ def _student(record: JobRecord, trials: Sequence[Trial]) -> StudentDocument | No
         metrics=StudentMetrics(accuracy=chosen.accuracy, validation_accuracy=winner.accuracy, kl=chosen.kl),
         cost=dict(exported.cost),
         verdicts=[
-            VerdictDocument(metric=found.metric, limit=found.limit, value=found.value, fits=found.fits)
+            VerdictDocument(
+                metric=found.metric, limit=found.limit, value=found.value, fits=found.fits, at_least=found.at_least
+            )
             for found in Budget(surveyed.limits).judge(exported.cost)
         ],
         bytes=exported.bytes,

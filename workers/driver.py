@@ -137,7 +137,7 @@ class Driver:
     def _search(self, teacher: TeacherResult) -> SearchResult:
         self._enter(Phase.SEARCH)
         found, budget = self._surveyed(teacher)
-        strategy = self._recipe.open_strategy(found, budget)
+        strategy = self._recipe.open_strategy(found, [budget])
         session = SearchSession(self._claim, self._ledger, self._spec, found, strategy, self._recipe.rungs, self._watch)
         self._backend.run(session, self._workload(teacher))
         self._go_on()
@@ -231,7 +231,7 @@ class Driver:
             model = self._recipe.teacher.build(self._info.shape, len(self._info.classes), seed=self._spec.search.seed)
             load_weights(model, self._artifacts.get(teacher.weights))
             found = self._recipe.survey(model)
-            self._found = (found, self._recipe.budget(found))
+            self._found = (found, self._recipe.levels(found)[0])
         return self._found
 
     _found: tuple[Survey, Budget] | None = None

@@ -16,22 +16,31 @@ class Projected:
     """
     Projects what the strategy below proposes; the strategy is still told its own proposal (`Trial.origin`).
 
-    A sampler models what it drew itself; the projected candidate may be a point it would never draw.
+    A sampler models what it drew itself; the projected candidate may be a point it would never draw. With several
+    projectors, one a level, each new trial is the next level's turn; a level that repeats what is known passes its turn
+    on, so that one with few students left does not hold up the others.
     """
 
-    def __init__(self, strategy: Strategy, projector: Projector) -> None:
-        self._strategy, self._projector = strategy, projector
+    def __init__(self, strategy: Strategy, *projectors: Projector) -> None:
+        self._strategy, self._projectors = strategy, projectors
+        self._known, self._repeats = set[str](), 0
 
     def open(self, space: Space, seed: int) -> None:
+        self._known, self._repeats = set(), 0
         self._strategy.open(space, seed)
 
     def ask(self) -> Proposal | None:
         proposal = self._strategy.ask()
         if proposal is None:
             return None
-        return replace(proposal, candidate=self._projector.project(proposal.candidate))
+        turn = (len(self._known) + self._repeats) % len(self._projectors)
+        candidate = self._projectors[turn].project(proposal.candidate)
+        self._repeats = self._repeats + 1 if candidate.key in self._known else 0
+        self._known.add(candidate.key)
+        return replace(proposal, candidate=candidate)
 
     def tell(self, trial: Trial) -> None:
+        self._known.add(trial.key)
         self._strategy.tell(trial)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from search.trial import State
 from service.board import Board, Contender, Happened
-from service.screens.words import Signs, amount, duration, percent, plural, sparkline
+from service.screens.words import Signs, aims, amount, duration, percent, plural, sparkline
 from workers.ports import JobState, Phase
 
 _STYLES = {
@@ -44,8 +44,7 @@ def _header(board: Board, now: datetime, signs: Signs) -> RenderableType:
 
 def aim(spec: Any, signs: Signs) -> str:
     """`small_resnet on digits, macs ≤ 25%`."""
-    limits = ", ".join(f"{metric} {signs.most} {limit}" for metric, limit in spec["budget"].items())
-    return f"{spec['teacher']['name']} on {spec['dataset']['name']}, {limits}"
+    return f"{spec['teacher']['name']} on {spec['dataset']['name']}, {aims(spec['budget'], signs)}"
 
 
 def _phases(board: Board, now: datetime, signs: Signs) -> RenderableType:

@@ -62,6 +62,8 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
             cells[height - 1 - up.place(point[1])][across.place(math.log(point[0]))] = (sign, f"bold {style}")
 
     below = f"{signs.most}{percent(up.low)}"
+    if len(below) > _MARGIN - 2:
+        below = f"{signs.most}{up.low:.0%}"
     lines = []
     for number, drawn in enumerate(cells):
         label = {0: percent(up.high), height - 1: percent(up.low) if floor == min(accuracies) else below}.get(

@@ -16,7 +16,7 @@ from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
 from service.schemas import CatalogEntry, Plan
-from service.screens.words import Signs, age, amount, duration, percent, plural
+from service.screens.words import Signs, age, aims, amount, duration, percent, plural
 from workers.ports import JobState
 
 _STATES = {
@@ -51,7 +51,7 @@ def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
         ("state", Text(job.state, _STATES.get(job.state, "cyan"))),
         ("teacher", job.teacher.name),
         ("dataset", str(job.spec["dataset"]["name"])),
-        ("budget", ", ".join(f"{metric} {signs.most} {limit}" for metric, limit in job.spec["budget"].items())),
+        ("budget", aims(job.spec["budget"], signs)),
     ]
     if job.reason:
         rows.append(("reason", job.reason))

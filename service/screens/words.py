@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
+
+from search.budget import AT_LEAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,7 @@ class Signs:
     times: str = "×"
     minus: str = "−"
     most: str = "≤"
+    least: str = "≥"
     tick: str = "✓"
     cross: str = "✗"
     active: str = "●"
@@ -41,6 +46,7 @@ ASCII = Signs(
     times="x",
     minus="-",
     most="<=",
+    least=">=",
     tick="ok",
     cross="no",
     active="*",
@@ -76,6 +82,20 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
         return f"{value:.0f}{units[0]}"
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{decimals}f}{units[place]}"
+
+
+def aims(budget: Mapping[str, Any], signs: Signs) -> str:
+    """The budget of a spec as one reads it: `macs ≤ 50% / 20%, latency ≤ 4 ms`."""
+    said = []
+    for metric, written in budget.items():
+        if metric == "accuracy":
+            floor = written["at_least"] or f"the teacher's {signs.minus} {written['max_drop']:g} pt"
+            said.append(f"least {written['cheapest']} with accuracy {signs.least} {floor}")
+            continue
+        limit = written["limit"] if isinstance(written, Mapping) else written
+        steps = [limit] if isinstance(limit, str) else limit
+        said.append(f"{metric} {signs.least if metric in AT_LEAST else signs.most} {' / '.join(steps)}")
+    return ", ".join(said)
 
 
 def percent(share: float) -> str:

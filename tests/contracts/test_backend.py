@@ -68,7 +68,7 @@ def search(backend: Backend, prepared: Prepared, workload: Workload | None = Non
     assert claim is not None
     recipe = prepared.recipe
     found = recipe.survey(recipe.build_teacher())
-    strategy = recipe.open_strategy(found, recipe.budget(found))
+    strategy = recipe.open_strategy(found, recipe.levels(found))
     session = SearchSession(claim, ledger, prepared.spec, found, strategy, recipe.rungs, Calm())
     backend.run(session, workload or prepared.workload)
     return session, list(ledger.trials(claim.job_id))

@@ -77,5 +77,5 @@ def test_a_block_is_taken_away_only_when_the_narrowest_widths_do_not_fit() -> No
 def test_an_impossible_budget_names_the_smallest_reachable_value() -> None:
     with pytest.raises(BudgetImpossible, match=f"smallest reachable is {LEAST['macs']:,}") as caught:
         Projector(CHAIN, Budget({"macs": LEAST["macs"] - 1}))
-    assert caught.value.smallest == LEAST["macs"]
+    assert caught.value.best == LEAST["macs"]
     assert caught.value.errors[0].pointer == "/budget/macs"

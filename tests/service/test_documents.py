@@ -37,7 +37,8 @@ def test_a_finished_job_holds_all_that_was_measured() -> None:
     assert student["cost"] == COST
     assert student["number"] == 1
     assert student["verdicts"] == [
-        {"metric": metric, "limit": limit, "value": COST[metric], "fits": True} for metric, limit in LIMITS.items()
+        {"metric": metric, "limit": limit, "value": COST[metric], "fits": True, "at_least": False}
+        for metric, limit in LIMITS.items()
     ]
     assert found["trials"] == {
         "total": 2,
