@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from search.costs.question import Answer, Demand, Goal, Question
 from search.costs.reduced import Table, undominated
 
 Limits = Mapping[str, int]
+"""By metric the largest cost allowed; of a rate the least."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Relaxed:
     """
     The budget nearest to an impossible one that can be kept.
 
-    With every largest value `factor` times as wide there is a student and, when `proved`, with a smaller factor there
-    is none. `limits` are the old ones, those in the way raised to the cost of the student with `choices` `[sites]`.
+    With every limit `factor` times as wide there is a student and, when `proved`, with a smaller factor there is none.
+    `limits` are the old ones, those in the way widened to the cost of the student with `choices` `[sites]`.
     `alone[metric]` is what that limit would have to be were all others kept; None where no value of it helps.
     """
 
@@ -45,8 +46,7 @@ class Planner:
     """
     Answers for one space. A question that takes longer than `seconds` is answered with what is known by then.
 
-    Metrics are the sums and peaks of `polynomials`. `at_most` are largest values allowed, `at_least` least ones, of
-    sums only.
+    Metrics are the sums and peaks of `polynomials`. `floors` are least values, of sums that are no rates.
     """
 
     def __init__(self, polynomials: Polynomials, *, seconds: float = 20.0) -> None:
@@ -59,34 +59,33 @@ class Planner:
     def minimise(
         self,
         objective: str | Table,
-        at_most: Limits | None = None,
-        at_least: Limits | None = None,
+        limits: Limits | None = None,
+        floors: Limits | None = None,
         demands: Sequence[Demand] = (),
     ) -> Answer:
         """
-        The candidate with the least cost in a metric, within all limits and demands.
+        The candidate with the least cost in a metric, or the least rate, within all limits, floors and demands.
 
         Or with the least harm: a table has a number for every choice of every site (`objective[site][position]`),
         which add up over the sites that are not void.
         """
-        if isinstance(objective, str):
-            goal = Goal([(terms, 1) for terms in self._sums_of(objective)])
-        else:
-            goal = Goal(table=objective)
-        return self._question(goal, at_most or {}, at_least or {}, demands).answer(self._seconds)
+        if not isinstance(objective, str):
+            return self._ask(Goal(table=objective), limits, floors, demands)
+        if objective in self._polynomials.rates:
+            return self._in_units(objective, self._largest(objective, limits, floors, demands))
+        return self._in_units(objective, self._smallest(objective, limits, floors, demands))
 
-    def maximise(self, metric: str, at_most: Limits | None = None, at_least: Limits | None = None) -> Answer:
-        """The candidate with the largest cost in a metric. No candidate within the limits is above `bound`."""
-        answers = []
-        for terms in self._sums_of(metric):
-            goal = Goal([(terms, -1)])
-            answers.append(self._question(goal, at_most or {}, at_least or {}, ()).answer(self._seconds))
-        best = min(answers, key=lambda answer: math.inf if answer.value is None else answer.value)
-        if best.value is None:
-            return answers[0]
-        bound = min(answer.bound for answer in answers)
-        outcome = best.outcome if best.value <= bound else "feasible"
-        return Answer(outcome, best.choices, -best.value, -bound, max(answer.columns for answer in answers))
+    def maximise(
+        self, metric: str, limits: Limits | None = None, floors: Limits | None = None, demands: Sequence[Demand] = ()
+    ) -> Answer:
+        """The candidate with the largest cost in a metric, or the largest rate. None allowed is above `bound`."""
+        if metric in self._polynomials.rates:
+            return self._in_units(metric, self._smallest(metric, limits, floors, demands))
+        return self._in_units(metric, self._largest(metric, limits, floors, demands))
+
+    def best(self, metric: str, limits: Limits | None = None) -> Answer:
+        """The candidate with the smallest cost in a metric, or the largest rate."""
+        return (self.maximise if metric in self._polynomials.rates else self.minimise)(metric, limits)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """By metric the least and the largest cost of any candidate; what cannot be proved in time is left wider."""
@@ -94,33 +93,24 @@ class Planner:
         most = {metric: self.maximise(metric).bound for metric in self.metrics}
         return {metric: (math.ceil(least[metric]), math.floor(most[metric])) for metric in self.metrics}
 
-    def fit(self, at_most: Limits, at_least: Limits | None = None) -> Answer:
+    def fit(self, limits: Limits, floors: Limits | None = None) -> Answer:
         """
         A candidate that keeps all limits; `infeasible` when it is proved that there is none.
 
-        Its value is its largest cost relative to the limit, and not the least there is.
+        Its value is its largest cost relative to the limit, which need not be the least there is.
         """
-        return self._question(self._widest(at_most), at_most, at_least or {}, (), any_will_do=True).answer(
-            self._seconds
-        )
+        return self._ask(self._widest(limits), limits, floors, any_will_do=True)
 
-    def conflicts(self, at_most: Limits, at_least: Limits | None = None) -> tuple[tuple[str, ...], ...]:
+    def conflicts(self, limits: Limits) -> tuple[tuple[str, ...], ...]:
         """
         Sets of limits that cannot be kept together though every part of the set can; smallest first.
 
         All that are impossible alone and all impossible pairs of the others; where there are neither, one larger set.
         A set is listed only when that is proved. Empty when all limits can be kept.
         """
-        limits = {**at_most, **(at_least or {})}
 
         def impossible(metrics: Sequence[str]) -> bool:
-            return (
-                self.fit(
-                    {metric: at_most[metric] for metric in metrics if metric in at_most},
-                    {metric: limits[metric] for metric in metrics if metric not in at_most},
-                ).outcome
-                == "infeasible"
-            )
+            return self.fit({metric: limits[metric] for metric in metrics}).outcome == "infeasible"
 
         alone = [(metric,) for metric in limits if impossible([metric])]
         others = [metric for metric in limits if (metric,) not in alone]
@@ -136,50 +126,89 @@ class Planner:
                 needed = fewer
         return (tuple(needed),)
 
-    def relax(self, at_most: Limits, at_least: Limits | None = None) -> Relaxed | None:
-        """The nearest budget that can be kept; None when not even the lower limits can, or none was found in time."""
-        nearest = self._question(self._widest(at_most), {}, at_least or {}, ()).answer(self._seconds)
+    def relax(self, limits: Limits) -> Relaxed | None:
+        """The nearest budget that can be kept; None when none was found in time."""
+        nearest = self._ask(self._widest(limits), {}, {})
         if nearest.choices is None or nearest.value is None:
             return None
-        cost = self.costs(nearest.choices)
         alone = {}
-        for metric, limit in at_most.items():
-            others = {other: value for other, value in at_most.items() if other != metric}
-            least = self.minimise(metric, others, at_least)
-            alone[metric] = None if least.value is None else max(int(least.value), limit)
-        return Relaxed(
-            max(nearest.value, 1.0),
-            {metric: max(limit, cost[metric]) for metric, limit in at_most.items()},
-            nearest.choices,
-            alone,
-            nearest.proved,
-        )
+        for metric in limits:
+            others = {other: limit for other, limit in limits.items() if other != metric}
+            needed = self.best(metric, others).value
+            alone[metric] = None if needed is None else self._wider(metric, limits[metric], int(needed))
+        cost = self.costs(nearest.choices)
+        relaxed = {metric: self._wider(metric, limit, cost[metric]) for metric, limit in limits.items()}
+        return Relaxed(max(nearest.value, 1.0), relaxed, nearest.choices, alone, nearest.proved)
 
     def costs(self, choices: NDArray[np.int64]) -> dict[str, int]:
         """Of one candidate `[sites]`."""
         return {metric: int(values[0]) for metric, values in self._polynomials(choices[None]).items()}
 
-    def _question(
-        self, goal: Goal, at_most: Limits, at_least: Limits, demands: Sequence[Demand], *, any_will_do: bool = False
-    ) -> Question:
-        return Question(
-            self._polynomials,
-            self._gates,
-            goal,
-            [(terms, limit) for metric, limit in at_most.items() for terms in self._sums_of(metric)],
-            [(self._polynomials.sums[metric], limit) for metric, limit in at_least.items()],
-            demands,
-            any_will_do,
+    def _wider(self, metric: str, one: int, other: int) -> int:
+        return min(one, other) if metric in self._polynomials.rates else max(one, other)
+
+    def _smallest(self, metric: str, limits: Limits | None, floors: Limits | None, demands: Sequence[Demand]) -> Answer:
+        """The least of a metric's sum."""
+        return self._ask(Goal([(terms, 1) for terms in self._sums_of(metric)]), limits, floors, demands)
+
+    def _largest(self, metric: str, limits: Limits | None, floors: Limits | None, demands: Sequence[Demand]) -> Answer:
+        answers = [self._ask(Goal([(terms, -1)]), limits, floors, demands) for terms in self._sums_of(metric)]
+        best = min(answers, key=lambda answer: math.inf if answer.value is None else answer.value)
+        if best.value is None:
+            return answers[0]
+        bound = min(answer.bound for answer in answers)
+        outcome = best.outcome if best.value <= bound else "feasible"
+        return Answer(outcome, best.choices, -best.value, -bound, max(answer.columns for answer in answers))
+
+    def _in_units(self, metric: str, answer: Answer) -> Answer:
+        """Of an answer about a metric's sum, the same about its cost."""
+        if answer.choices is None or metric not in {*self._polynomials.fractions, *self._polynomials.rates}:
+            return answer
+        value = float(self.costs(answer.choices)[metric])
+        if answer.outcome == "optimal":
+            bound = value
+        elif metric in self._polynomials.rates:
+            bound = self._polynomials.rates[metric] / max(answer.bound, 1.0)
+        else:
+            bound = answer.bound / self._polynomials.fractions[metric]
+        return replace(answer, value=value, bound=bound)
+
+    def _ask(
+        self,
+        goal: Goal,
+        limits: Limits | None,
+        floors: Limits | None,
+        demands: Sequence[Demand] = (),
+        *,
+        any_will_do: bool = False,
+    ) -> Answer:
+        costs = self._polynomials
+        at_most = [
+            (terms, costs.ceiling(metric, limit))
+            for metric, limit in (limits or {}).items()
+            for terms in self._sums_of(metric)
+        ]
+        at_least = [
+            (costs.sums[metric], (floor - 1) * costs.fractions.get(metric, 1) + 1)
+            for metric, floor in (floors or {}).items()
+        ]
+        question = Question(costs, self._gates, goal, at_most, at_least, demands, any_will_do)
+        return question.answer(self._seconds)
+
+    def _widest(self, limits: Limits) -> Goal:
+        """The largest cost relative to its limit."""
+        return Goal(
+            [
+                (terms, max(self._polynomials.ceiling(metric, limit), 1))
+                for metric, limit in limits.items()
+                for terms in self._sums_of(metric)
+            ]
         )
 
-    def _widest(self, at_most: Limits) -> Goal:
-        """The largest cost relative to its limit."""
-        return Goal([(terms, max(limit, 1)) for metric, limit in at_most.items() for terms in self._sums_of(metric)])
-
     def _sums_of(self, metric: str) -> Sequence[Terms]:
-        """The largest of these is the cost."""
-        sums = self._polynomials.sums.get(metric)
-        return self._peaks[metric] if sums is None else [sums]
+        """The largest of these decides the cost."""
+        terms = self._polynomials.sums.get(metric)
+        return self._peaks[metric] if terms is None else [terms]
 
     @cached_property
     def _peaks(self) -> Mapping[str, Sequence[Terms]]:

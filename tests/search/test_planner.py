@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -66,11 +66,14 @@ def polynomials(draw: st.DrawFn) -> Polynomials:
     def some() -> tuple[Term, ...]:
         return total([term() for _ in range(draw(st.integers(1, 5)))])
 
+    time = some()
     return Polynomials(
         choices,
         variables,
-        {"macs": some(), "params": some()},
+        {"macs": some(), "params": some(), "latency": time, "throughput": time},
         {"peak": tuple(some() for _ in range(draw(st.integers(1, 3))))},
+        fractions={"latency": 7},
+        rates={"throughput": 10_000},
     )
 
 
@@ -96,29 +99,38 @@ def harm_of(costs: Polynomials, table: Sequence[Sequence[float]], rows: NDArray[
 
 
 FAST = settings(max_examples=40, deadline=None)
-budgets = st.dictionaries(st.sampled_from(["macs", "params", "peak"]), st.floats(0, 1), max_size=3)
+METRICS = ["macs", "params", "peak", "latency", "throughput"]
+budgets = st.dictionaries(st.sampled_from(METRICS), st.floats(0, 1), max_size=3)
 
 
 def limits_of(costs: Polynomials, shares: dict[str, float]) -> dict[str, int]:
-    found = costs(everyone(costs))
-    return {
-        metric: int(found[metric].min() + share * (found[metric].max() - found[metric].min())) - (share == 0)
-        for metric, share in shares.items()
-    }
+    """Limits so far along the way from impossible to idle."""
+    limits = {}
+    for metric, values in costs(everyone(costs)).items():
+        if metric in shares:
+            least, most, share = int(values.min()), int(values.max()), shares[metric]
+            way = round(share * (most - least)) - (share == 0)
+            limits[metric] = max(most - way if metric == "throughput" else least + way, 1)
+    return limits
+
+
+def keeping(found: Mapping[str, NDArray[np.int64]], limits: Mapping[str, int]) -> NDArray[np.bool_]:
+    fits = np.ones(len(found["macs"]), dtype=bool)
+    for metric, limit in limits.items():
+        fits &= found[metric] >= limit if metric == "throughput" else found[metric] <= limit
+    return fits
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("metric", ["macs", "params", "peak"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_least_cost_under_limits_is_that_of_the_cheapest_candidate(way: str, metric: str) -> None:
     @FAST
     @given(polynomials(), budgets, st.integers(0, 30))
     def holds(costs: Polynomials, shares: dict[str, float], floor: int) -> None:
         limits = limits_of(costs, shares)
         found = costs(everyone(costs))
-        fits = np.logical_and.reduce(
-            [found[name] <= limit for name, limit in limits.items()] + [found["macs"] >= floor]
-        )
-        answer = Planner(costs, seconds=SECONDS).minimise(metric, limits, {"macs": floor})
+        fits = keeping(found, limits) & (found["latency"] >= floor)
+        answer = Planner(costs, seconds=SECONDS).minimise(metric, limits, {"latency": floor})
         if fits.any():
             assert answer.outcome == "optimal"
             assert answer.value == answer.bound == found[metric][fits].min()
@@ -145,7 +157,7 @@ def test_the_least_harm_under_limits_is_that_of_the_least_harmful_candidate(way:
         most = data.draw(st.sampled_from([float(further.min()), float(np.median(further)), math.inf]))
         demands = [Demand(other, most)] if math.isfinite(most) else []
         found = costs(rows)
-        fits = np.logical_and.reduce([found[name] <= limit for name, limit in limits.items()] + [further <= most])
+        fits = keeping(found, limits) & (further <= most)
         answer = Planner(costs, seconds=SECONDS).minimise(table, limits, demands=demands)
         assert answer.outcome == ("optimal" if fits.any() else "infeasible")
         if fits.any():
@@ -175,7 +187,7 @@ def test_conflicts_are_the_smallest_sets_that_cannot_be_kept(way: str) -> None:
         found = costs(everyone(costs))
 
         def possible(metrics: Sequence[str]) -> bool:
-            return bool(np.logical_and.reduce([found[name] <= limits[name] for name in metrics] or [np.True_]).any())
+            return bool(keeping(found, {name: limits[name] for name in metrics}).any())
 
         conflicts = Planner(costs, seconds=SECONDS).conflicts(limits)
         assert (not conflicts) == possible(list(limits))
@@ -191,22 +203,30 @@ def test_a_relaxed_budget_is_the_nearest_that_can_be_kept(way: str) -> None:
     @FAST
     @given(polynomials(), budgets)
     def holds(costs: Polynomials, shares: dict[str, float]) -> None:
-        limits = {metric: max(limit, 1) for metric, limit in limits_of(costs, shares).items()}
+        limits = limits_of(costs, shares)
         found = costs(everyone(costs))
         relaxed = Planner(costs, seconds=SECONDS).relax(limits)
         assert relaxed is not None
         assert relaxed.proved
-        ratios = np.max(
-            [found[metric] / limit for metric, limit in limits.items()] or [np.ones(len(everyone(costs)))], axis=0
-        )
-        assert relaxed.factor == pytest.approx(max(1.0, float(ratios.min())), rel=1e-5)
-        cost = Planner(costs).costs(relaxed.choices)
-        assert all(limits[metric] <= relaxed.limits[metric] >= cost[metric] for metric in limits)
+        ratios = np.ones(len(found["macs"]))
+        for metric, limit in limits.items():
+            ceiling = costs.ceiling(metric, limit)
+            sums = [costs.sums[metric]] if metric in costs.sums else costs.peaks[metric]
+            for terms in sums:
+                own = Polynomials(costs.choices, costs.variables, {"sum": terms})(everyone(costs))["sum"]
+                ratios = np.maximum(ratios, own / max(ceiling, 1))
+        assert relaxed.factor == pytest.approx(ratios.min(), rel=1e-5)
+        cost = {metric: np.array([value]) for metric, value in Planner(costs).costs(relaxed.choices).items()}
+        assert keeping(cost, relaxed.limits)[0]
         for metric, needed in relaxed.alone.items():
-            fits = np.logical_and.reduce(
-                [found[other] <= limit for other, limit in limits.items() if other != metric] or [np.True_]
-            ) & np.ones(len(found[metric]), dtype=bool)
-            assert needed == (max(int(found[metric][fits].min()), limits[metric]) if fits.any() else None)
+            assert relaxed.limits[metric] in (limits[metric], cost[metric][0])
+            others = keeping(found, {other: limit for other, limit in limits.items() if other != metric})
+            if not others.any():
+                assert needed is None
+            elif metric == "throughput":
+                assert needed == min(int(found[metric][others].max()), limits[metric])
+            else:
+                assert needed == max(int(found[metric][others].min()), limits[metric])
 
     holds()
 
