@@ -197,8 +197,6 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
             catalog.load("costs", metric)
         except UserError as error:
             mistakes.append(InvalidSpec([replace(found, pointer=pointer) for found in error.errors]))
-    if spec.budget.levels > 1 or spec.budget.accuracy is not None:
-        mistakes.append(UserError("ladders and accuracy goals are not searched yet", pointer="/budget"))
     if mistakes:
         raise InvalidSpec([found for mistake in mistakes for found in mistake.errors])
     return recipe

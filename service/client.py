@@ -27,15 +27,13 @@ from pydantic import BaseModel
 from search.spec import JobSpec
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
 from service.schemas import CatalogEntry, Plan, Server
-from service.takehome import placing, safe_name
+from service.takehome import placing, safe_name, student_file
 from service.wire import ApiError, Backoff, Damaged, JobFailed, ServerUnavailable, TimedOut, Unreachable, Wire, parsed
 from workers.ports import JobState
 
 Spec = JobSpec | Mapping[str, Any]
 D = TypeVar("D", bound=BaseModel)
 
-STUDENT = "student/"
-"""What the names of a student's files begin with among a job's artifacts."""
 LONG_POLL = 20.0
 """Seconds that one request waits for a job to end."""
 CHECKING = 120.0
@@ -199,30 +197,32 @@ class Jobs:
         self, job_id: str, out: str | Path, *, on_bytes: Callable[[int, int], None] | None = None
     ) -> Sequence[Path]:
         """
-        Writes the student to the folder `out`, whole or not at all, and returns its files. An earlier student that
-        lies there is replaced. `on_bytes` is told the bytes written so far and in all.
+        Writes the student to the folder `out`, whole or not at all, and returns its files; those of a ladder go to
+        `out/student-1`, `out/student-2`, ... Earlier students that lie there are replaced. `on_bytes` is told the bytes
+        written so far and in all.
 
         Raises:
             Damaged: a file has another SHA-256 than the server recorded, or a name that is not safe to write.
             ApiError: the job has no student.
-            UserError: `out` holds something other than a student.
+            UserError: `out` holds something other than students.
         """
-        files = [found for found in self.artifacts(job_id) if found.name.startswith(STUDENT)]
-        if not files:
+        found = [(file, place) for file in self.artifacts(job_id) if (place := student_file(file.name)) is not None]
+        if not found:
             job = self.get(job_id)
             raise ApiError(f"job {job.id} has no student to pull: it is {job.state}")
-        for file in files:
-            if not safe_name(file.name.removeprefix(STUDENT)):
+        for file, (_, name) in found:
+            if not safe_name(name):
                 raise Damaged(f"the server lists a file called {file.name!r}; such a name is not written to disk")
-        total, before = sum(file.bytes for file in files), 0
+        total, before = sum(file.bytes for file, _ in found), 0
         with placing(Path(out)) as folder:
-            for file in files:
+            for file, (level, name) in found:
+                (folder / level).mkdir(exist_ok=True)
                 written = before
-                for written in self._fetch(job_id, file, folder / file.name.removeprefix(STUDENT), before):
+                for written in self._fetch(job_id, file, folder / level / name, before):
                     if on_bytes is not None:
                         on_bytes(written, total)
                 before = written
-        return [Path(out) / file.name.removeprefix(STUDENT) for file in files]
+        return [Path(out) / level / name for _, (level, name) in found]
 
     def _paged(self, path: str, items: str, params: Mapping[str, Any]) -> Iterator[Any]:
         token = ""

@@ -8,18 +8,20 @@ Pure functions of the record; models of what leaves us have no defaults, so ever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from search.budget import Budget
+from search.budget import Budget, Verdict
 from search.rungs import Rungs
 from search.trial import State, Trial
 from workers.events import Event
+from workers.finals import reaches
 from workers.ports import JobRecord, JobState, Phase, StoredFile
-from workers.results import ExportResult, FinalistsResult, Result, SurveyResult, TeacherResult
+from workers.results import ExportResult, FinalistsResult, Result, SurveyResult, TeacherResult, student_folder
 
 R = TypeVar("R", bound=Result)
 
@@ -63,12 +65,17 @@ class VerdictDocument(Document):
 
 
 class StudentDocument(Document):
+    level: int
+    """1 for the loosest level of a ladder, and for a job without one."""
+    folder: str
+    """What the names of its files begin with, among the artifacts: `student`, or `student-1`, `student-2`, ..."""
     trial: str
     number: int
     metrics: StudentMetrics
     cost: Cost
     """Counted on the exported network."""
     verdicts: list[VerdictDocument]
+    """One for each limit of its level, and one for an accuracy to be kept, which is judged on validation."""
     bytes: int
     """Size of weights.safetensors."""
 
@@ -147,6 +154,11 @@ class JobDocument(Document):
     """As submitted, every default written out."""
     teacher: TeacherDocument
     student: StudentDocument | None
+    """The first of `students`; null until they are exported."""
+    students: list[StudentDocument]
+    """One for each level of a ladder, loosest first; one for a job without."""
+    levels: list[Cost]
+    """The limits of every level that is searched, worked out, loosest first; empty until the survey is done."""
     trials: TrialCounts
     best: BestDocument | None
     progress: ProgressDocument | None
@@ -192,7 +204,8 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
 
     `trials` are the job's; `now` measures how long an unfinished job has been going, and is not needed for others.
     """
-    best = Rungs.best(trials, 1)
+    best, students = Rungs.best(trials, 1), _students(record, trials)
+    surveyed = _result(record, Phase.SURVEY, SurveyResult)
     return JobDocument(
         id=record.id,
         state=record.state,
@@ -207,7 +220,9 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
         claims=record.claims,
         spec=dict(record.spec),
         teacher=_teacher(record),
-        student=_student(record, trials),
+        student=students[0] if students else None,
+        students=students,
+        levels=[dict(budget.limits) for budget in surveyed.budgets] if surveyed else [],
         trials=_counts(trials),
         best=_best(best[0]) if best else None,
         progress=_progress(record, trials),
@@ -266,28 +281,37 @@ def _teacher(record: JobRecord) -> TeacherDocument:
     )
 
 
-def _student(record: JobRecord, trials: Sequence[Trial]) -> StudentDocument | None:
-    """None until the student is exported: before that nothing was measured on what will be deployed."""
+def _students(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocument]:
+    """Empty until they are exported: before that nothing was measured on what will be deployed."""
     surveyed = _result(record, Phase.SURVEY, SurveyResult)
     chosen = _result(record, Phase.FINALISTS, FinalistsResult)
     exported = _result(record, Phase.EXPORT, ExportResult)
     if surveyed is None or chosen is None or exported is None:
-        return None
-    winner = next(finalist for finalist in chosen.finalists if finalist.trial == exported.trial)
-    number = next(trial.number for trial in trials if trial.id == exported.trial)
-    return StudentDocument(
-        trial=exported.trial,
-        number=number,
-        metrics=StudentMetrics(accuracy=chosen.accuracy, validation_accuracy=winner.accuracy, kl=chosen.kl),
-        cost=dict(exported.cost),
-        verdicts=[
-            VerdictDocument(
-                metric=found.metric, limit=found.limit, value=found.value, fits=found.fits, at_least=found.at_least
+        return []
+    # With an accuracy to be kept the levels are the search's own, and what the one student must keep are the limits.
+    budgets = surveyed.budgets if chosen.floor is None else (Budget(surveyed.limits),)
+    finalists = {finalist.trial: finalist.accuracy for finalist in chosen.finalists}
+    numbers = {trial.id: trial.number for trial in trials}
+    students = []
+    for level, (winner, student, budget) in enumerate(zip(chosen.chosen, exported.students, budgets, strict=True)):
+        verdicts = [*budget.judge(student.cost)]
+        validation = finalists[student.trial]
+        if chosen.floor is not None:
+            kept = reaches(validation, chosen.floor)
+            verdicts.append(Verdict("accuracy", chosen.floor, validation, kept, at_least=True))
+        students.append(
+            StudentDocument(
+                level=level + 1,
+                folder=student_folder(level, len(budgets)),
+                trial=student.trial,
+                number=numbers[student.trial],
+                metrics=StudentMetrics(accuracy=winner.accuracy, validation_accuracy=validation, kl=winner.kl),
+                cost=dict(student.cost),
+                verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],
+                bytes=student.bytes,
             )
-            for found in Budget(surveyed.limits).judge(exported.cost)
-        ],
-        bytes=exported.bytes,
-    )
+        )
+    return students
 
 
 def _counts(trials: Sequence[Trial]) -> TrialCounts:

@@ -14,7 +14,7 @@ from typing import Literal
 from search.spec import JobSpec
 from service.documents import JobDocument, job_document
 from service.drive import THREADS, make_backend
-from service.takehome import check_place, placing
+from service.takehome import check_place, placing, student_file
 from workers.events import Event
 
 OWNER = "local"
@@ -27,7 +27,8 @@ def run_local(
     """
     Drives the job to its end, writes the student to `out`, and returns the job document.
 
-    `on_event` is called for every event as it is recorded, from this thread. An earlier student in `out` is replaced.
+    `on_event` is called for every event as it is recorded, from this thread. The students of a ladder go to folders
+    below `out`, one a level. Earlier students in `out` are replaced.
 
     Raises:
         UserError: the spec asks for what cannot be done, or `out` holds something else; nothing was trained.
@@ -54,11 +55,12 @@ def run_local(
     finally:
         engine.close()
     record = ledger.job(claim.job_id)
-    students = [stored for stored in record.files if stored.name.startswith("student/")]
+    students = [(stored, place) for stored in record.files if (place := student_file(stored.name)) is not None]
     if students:
         with placing(out) as folder:
-            for stored in students:
-                (folder / Path(stored.name).name).write_bytes(artifacts.get(stored.artifact.key))
+            for stored, (level, name) in students:
+                (folder / level).mkdir(exist_ok=True)
+                (folder / level / name).write_bytes(artifacts.get(stored.artifact.key))
     return job_document(record, ledger.trials(claim.job_id))
 
 

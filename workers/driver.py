@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -24,21 +25,25 @@ from search.files import Files
 from search.plugins import DatasetInfo
 from search.quality import Quality
 from search.recipe import Recipe, prepare
-from search.spec import JobSpec, read_spec
+from search.spec import AccuracyGoal, JobSpec, read_spec
 from search.surgery.survey import Survey
 from search.teachers.weights import load_weights
 from search.training import Pupil
 from search.trial import State, Trial
 from workers.backends.base import Backend
 from workers.exam import Exam, examine
-from workers.ports import Artifacts, Claim, JobState, Ledger, Phase
+from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, named
+from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
 from workers.results import (
+    Exported,
     ExportResult,
     FinalistsResult,
     Result,
     SearchResult,
     SurveyResult,
     TeacherResult,
+    Winner,
+    student_folder,
 )
 from workers.sessions import FinalistsSession, SearchSession, Watch, finalist_key
 from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
@@ -51,10 +56,6 @@ R = TypeVar("R", bound=Result)
 
 class _Cancelled(Exception):
     """The user has asked for the end."""
-
-
-class _Hopeless(Exception):
-    """Nothing is left that could become the student; the text is the job's reason."""
 
 
 class Driver:
@@ -83,7 +84,7 @@ class Driver:
             self._walk()
         except _Cancelled:
             return self._close(JobState.CANCELLED, "cancelled by the user")
-        except _Hopeless as error:
+        except Hopeless as error:
             return self._close(JobState.FAILED, str(error))
         except (StaleClaim, StoreUnavailable):
             raise
@@ -120,8 +121,8 @@ class Driver:
 
     def _survey(self, teacher: TeacherResult) -> SurveyResult:
         self._enter(Phase.SURVEY)
-        found, budget = self._surveyed(teacher)
-        bounds = found.bounds()
+        found, levels = self._surveyed(teacher)
+        bounds, budget = found.bounds(), self._recipe.budget(found)
         return self._finish(
             Phase.SURVEY,
             SurveyResult(
@@ -131,36 +132,71 @@ class Driver:
                 cost={metric: full for metric, (_, full) in bounds.items()},
                 smallest={metric: least for metric, (least, _) in bounds.items()},
                 limits=dict(budget.limits),
+                levels=() if levels == (budget,) else tuple(dict(level.limits) for level in levels),
             ),
         )
 
     def _search(self, teacher: TeacherResult) -> SearchResult:
         self._enter(Phase.SEARCH)
-        found, budget = self._surveyed(teacher)
-        strategy = self._recipe.open_strategy(found, [budget])
-        session = SearchSession(self._claim, self._ledger, self._spec, found, strategy, self._recipe.rungs, self._watch)
+        found, levels = self._surveyed(teacher)
+        session = SearchSession(
+            self._claim,
+            self._ledger,
+            self._spec,
+            found,
+            self._recipe.open_strategy(found, levels),
+            self._recipe.rungs,
+            levels,
+            self._watch,
+        )
         self._backend.run(session, self._workload(teacher))
         self._go_on()
-        finalists = session.conclude()
-        if not finalists:
-            raise _Hopeless(self._why_no_trial())
-        return self._finish(Phase.SEARCH, SearchResult(finalists=tuple(trial.id for trial in finalists)))
+        groups = tuple(tuple(trial.id for trial in trials) for trials in session.conclude())
+        missing = [level for level, trials in enumerate(groups) if not trials]
+        if missing and (self._goal is None or len(missing) == len(groups)):
+            raise Hopeless(self._why_no_trial(levels, missing[0]))
+        return self._finish(
+            Phase.SEARCH,
+            SearchResult(
+                finalists=tuple(dict.fromkeys(trial for group in groups for trial in group)),
+                levels=groups if len(groups) > 1 else (),
+            ),
+        )
 
     def _finalists(self, teacher: TeacherResult, found: SearchResult) -> FinalistsResult:
         self._enter(Phase.FINALISTS)
-        trials = [self._trial(trial_id) for trial_id in found.finalists]
-        session = FinalistsSession(self._claim, self._ledger, self._artifacts, self._spec, trials, self._watch)
+        _, levels = self._surveyed(teacher)
+        floor = None if self._goal is None else self._goal.floor(teacher.validation_accuracy)
+        trials = {trial.id: trial for trial in self._ledger.trials(self._claim.job_id)}
+        groups = [[trials[trial] for trial in group] for group in found.groups]
+        wanted = Everyone(groups) if floor is None else Bisection(groups, floor)
+        session = FinalistsSession(self._claim, self._ledger, self._artifacts, self._spec, wanted, self._watch)
         self._backend.run(session, self._workload(teacher))
         self._go_on()
         ranked, failed = session.conclude()
         if not ranked:
-            raise _Hopeless(f"every finalist failed: {'; '.join(failed.values())}")
-        winner = ranked[0].trial
-        quality = self._examine(teacher, self._trial(winner))
+            raise Hopeless(f"every finalist failed: {'; '.join(failed.values())}")
+        if self._goal is None or floor is None:
+            best = best_of_levels(levels, ranked, trials)
+        else:
+            best = [cheapest(ranked, trials, self._goal.cheapest, floor)]
+        winners = self._examined(teacher, [trials[result.trial] for result in best])
         return self._finish(
             Phase.FINALISTS,
-            FinalistsResult(finalists=tuple(ranked), winner=winner, accuracy=quality.accuracy, kl=quality.kl),
+            FinalistsResult(
+                finalists=tuple(ranked),
+                winner=winners[0].trial,
+                accuracy=winners[0].accuracy,
+                kl=winners[0].kl,
+                winners=tuple(winners) if len(winners) > 1 else (),
+                floor=floor,
+            ),
         )
+
+    def _examined(self, teacher: TeacherResult, trials: Sequence[Trial]) -> list[Winner]:
+        """A trial that wins several levels is examined once."""
+        grades = {trial.id: self._examine(teacher, trial) for trial in {trial.id: trial for trial in trials}.values()}
+        return [Winner(trial=trial.id, accuracy=grades[trial.id].accuracy, kl=grades[trial.id].kl) for trial in trials]
 
     def _examine(self, teacher: TeacherResult, trial: Trial) -> Quality:
         exam = Exam(
@@ -187,33 +223,49 @@ class Driver:
 
     def _export(self, teacher: TeacherResult, chosen: FinalistsResult) -> ExportResult:
         self._enter(Phase.EXPORT)
-        student = self._student(teacher, chosen)
+        found, levels = self._surveyed(teacher)
+        budgets = [self._recipe.budget(found)] if self._goal is not None else levels
+        exported: dict[str, tuple[Exported, dict[str, Artifact]]] = {}
+        students = []
+        for level, (winner, budget) in enumerate(zip(chosen.chosen, budgets, strict=True)):
+            folder = student_folder(level, len(budgets))
+            if winner.trial not in exported:
+                exported[winner.trial] = self._exported(teacher, winner.trial, folder)
+            student, files = exported[winner.trial]
+            over = [verdict for verdict in budget.judge(student.cost) if not verdict.fits]
+            if over:
+                raise VerificationFailed(f"the finished student is over its budget: {over}")
+            for name, artifact in files.items():
+                self._ledger.keep(self._claim, f"{folder}/{name}", artifact, FILES[name])
+            students.append(student)
+        first = students[0].model_dump()
+        return self._finish(Phase.EXPORT, ExportResult(**first, levels=tuple(students) if len(students) > 1 else ()))
+
+    def _exported(self, teacher: TeacherResult, trial: str, folder: str) -> tuple[Exported, dict[str, Artifact]]:
+        """The student of a finalist, written, verified and stored under `folder`, with its files by name."""
+        student = self._student(teacher, trial)
         example = torch.randn(2, *self._info.shape, generator=torch.Generator().manual_seed(1))
         cost = count(student, example)
-        _, budget = self._surveyed(teacher)
-        over = [verdict for verdict in budget.judge(cost) if not verdict.fits]
-        if over:
-            raise VerificationFailed(f"the finished student is over its budget: {over}")
-        with tempfile.TemporaryDirectory(prefix="sth-export-") as name:
-            folder = Path(name)
+        files: dict[str, Artifact] = {}
+        with tempfile.TemporaryDirectory(prefix="sth-export-") as place:
             deviation = write_bundle(
                 student,
                 example,
-                folder,
+                Path(place),
                 onnx=self._spec.export.onnx,
                 classes=self._info.classes,
                 mean=self._info.mean,
                 std=self._info.std,
             )
-            for path in sorted(folder.iterdir()):
-                artifact = self._artifacts.put(f"jobs/{self._claim.job_id}/student/{path.name}", path.read_bytes())
-                self._ledger.keep(self._claim, f"student/{path.name}", artifact, FILES[path.name])
-            size = (folder / "weights.safetensors").stat().st_size
-        return self._finish(Phase.EXPORT, ExportResult(trial=chosen.winner, cost=cost, bytes=size, deviation=deviation))
+            for path in sorted(Path(place).iterdir()):
+                key = f"jobs/{self._claim.job_id}/{folder}/{path.name}"
+                files[path.name] = self._artifacts.put(key, path.read_bytes())
+        size = files["weights.safetensors"].bytes
+        return Exported(trial=trial, cost=cost, bytes=size, deviation=deviation), files
 
-    def _student(self, teacher: TeacherResult, chosen: FinalistsResult) -> nn.Module:
+    def _student(self, teacher: TeacherResult, trial_id: str) -> nn.Module:
         found, _ = self._surveyed(teacher)
-        trial = self._trial(chosen.winner)
+        trial = self._trial(trial_id)
         pupil = Pupil(found.graft(found.space.candidate(trial.choices)))
         pupil.restore(self._artifacts.get(finalist_key(self._claim, trial.id, self._spec.finalists.steps)))
         return pupil.model.eval()
@@ -226,15 +278,20 @@ class Driver:
     def _info(self) -> DatasetInfo:
         return self._recipe.info
 
-    def _surveyed(self, teacher: TeacherResult) -> tuple[Survey, Budget]:
+    @property
+    def _goal(self) -> AccuracyGoal | None:
+        return self._spec.budget.accuracy
+
+    def _surveyed(self, teacher: TeacherResult) -> tuple[Survey, tuple[Budget, ...]]:
+        """The survey and the levels to search under."""
         if self._found is None:
             model = self._recipe.teacher.build(self._info.shape, len(self._info.classes), seed=self._spec.search.seed)
             load_weights(model, self._artifacts.get(teacher.weights))
             found = self._recipe.survey(model)
-            self._found = (found, self._recipe.levels(found)[0])
+            self._found = (found, self._recipe.levels(found))
         return self._found
 
-    _found: tuple[Survey, Budget] | None = None
+    _found: tuple[Survey, tuple[Budget, ...]] | None = None
 
     def _workload(self, teacher: TeacherResult) -> Workload:
         return Workload(
@@ -249,11 +306,13 @@ class Driver:
     def _trial(self, trial_id: str) -> Trial:
         return next(trial for trial in self._ledger.trials(self._claim.job_id) if trial.id == trial_id)
 
-    def _why_no_trial(self) -> str:
-        failed = [trial for trial in self._ledger.trials(self._claim.job_id) if trial.state is State.FAILED]
+    def _why_no_trial(self, levels: Sequence[Budget], level: int) -> str:
+        trials = [trial for trial in self._ledger.trials(self._claim.job_id) if levels[level].holds(trial.cost)]
+        at = f" at {named(levels, level)}" if len(levels) > 1 else ""
+        failed = [trial for trial in trials if trial.state is State.FAILED]
         if not failed:
-            return "the strategy proposed no candidate"
-        return f"every trial failed; the first: {failed[0].reason}"
+            return f"the strategy proposed no candidate{at}"
+        return f"every trial{at} failed; the first: {failed[0].reason}"
 
     def _known(self, phase: Phase, kind: type[R]) -> R | None:
         record = self._ledger.job(self._claim.job_id).phases.get(phase)

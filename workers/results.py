@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from search.budget import Budget
+
 Cost = Mapping[str, int]
 
 
@@ -37,12 +39,26 @@ class SurveyResult(Result):
     smallest: Cost
     """Of the smallest student that the space holds."""
     limits: Cost
-    """The budget, worked out: the largest whole number allowed of each metric."""
+    """The budget, worked out: the whole number that each metric has for a limit. Of a ladder, its loosest level's."""
+    levels: tuple[Cost, ...] = ()
+    """The limits of every level that is searched, loosest first; empty where there is but one."""
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """One a level."""
+        return tuple(map(Budget, self.levels or (self.limits,)))
 
 
 class SearchResult(Result):
     finalists: tuple[str, ...]
-    """Ids of the trials that go on to long training, best first."""
+    """Ids of the trials that may go on to long training, best first; with levels, those of all of them."""
+    levels: tuple[tuple[str, ...], ...] = ()
+    """The finalists of every level, best first; empty where there is but one."""
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """One a level."""
+        return self.levels or (self.finalists,)
 
 
 class FinalistResult(Result):
@@ -52,15 +68,31 @@ class FinalistResult(Result):
     """On validation, after long training; KL to the teacher in nats."""
 
 
-class FinalistsResult(Result):
-    finalists: tuple[FinalistResult, ...]
-    winner: str
+class Winner(Result):
+    trial: str
     accuracy: float
-    """Of the winner on the test set, which is opened here for the first time."""
+    """On the test set, which is opened here for the first time."""
     kl: float
 
 
-class ExportResult(Result):
+class FinalistsResult(Result):
+    finalists: tuple[FinalistResult, ...]
+    winner: str
+    """Of a ladder, its loosest level's; so are its accuracy and kl, which are `Winner`'s."""
+    accuracy: float
+    kl: float
+    winners: tuple[Winner, ...] = ()
+    """One a level of a ladder, loosest first; empty for a job without."""
+    floor: float | None = None
+    """The least validation accuracy, 0..1, of a job that has one to keep."""
+
+    @property
+    def chosen(self) -> tuple[Winner, ...]:
+        """One a student."""
+        return self.winners or (Winner(trial=self.winner, accuracy=self.accuracy, kl=self.kl),)
+
+
+class Exported(Result):
     """Costs are counted on the exported network itself, not taken from the search."""
 
     trial: str
@@ -69,3 +101,20 @@ class ExportResult(Result):
     """Size of weights.safetensors."""
     deviation: Mapping[str, float]
     """Largest absolute difference of logits to the student's, by exported form."""
+
+
+class ExportResult(Exported):
+    """Of a ladder, the student of its loosest level."""
+
+    levels: tuple[Exported, ...] = ()
+    """One a level of a ladder, loosest first; empty for a job without."""
+
+    @property
+    def students(self) -> tuple[Exported, ...]:
+        """One a student."""
+        return self.levels or (self,)
+
+
+def student_folder(level: int, levels: int) -> str:
+    """What the names of a student's files begin with: `student`, or of a ladder `student-1`, `student-2`, ..."""
+    return "student" if levels == 1 else f"student-{level + 1}"

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from search.budget import Budget, level_of
 from search.plugins import CostModel, Proposal, Strategy
 from search.rungs import Rungs
 from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
 from workers.backends.base import WAIT, Wait
+from workers.finals import Wanted
 from workers.ports import Artifacts, Claim, Ledger
 from workers.results import FinalistResult
 
@@ -40,6 +42,9 @@ class SearchSession:
 
     Promotion goes before a new proposal. Of a former driver's trials, those it had running are pending again and are
     handed out first; their attempts stay counted.
+
+    With several levels, loosest first, a trial belongs to the tightest whose budget it keeps, is compared with those of
+    its level alone, and may in the end be a finalist of every level that it fits.
     """
 
     def __init__(
@@ -50,10 +55,11 @@ class SearchSession:
         costs: CostModel,
         strategy: Strategy,
         rungs: Rungs,
+        levels: Sequence[Budget],
         watch: Watch,
     ) -> None:
         self._claim, self._ledger, self._spec, self._watch = claim, ledger, spec, watch
-        self._costs, self._strategy, self._rungs = costs, strategy, rungs
+        self._costs, self._strategy, self._rungs, self._levels = costs, strategy, rungs, levels
         self._trials = {trial.id: trial for trial in ledger.trials(claim.job_id)}
         self._exhausted = False
         self._pace = _Pace()
@@ -66,12 +72,9 @@ class SearchSession:
 
     def next(self) -> Assignment | Wait | None:
         trials = list(self._trials.values())
-        trial = self._interrupted(trials) or self._rungs.promotable(trials) or self._proposed()
-        if trial is None and any(other.state is State.RUNNING for other in trials):
-            return WAIT
-        trial = trial or self._rungs.leader(trials)
+        trial = self._interrupted(trials) or self._promotable() or self._proposed() or self._leader()
         if trial is None:
-            return None
+            return WAIT if any(other.state is State.RUNNING for other in trials) else None
         trial = self._remember(self._ledger.start_trial(self._claim, trial.id))
         return self._assignment(trial)
 
@@ -106,13 +109,31 @@ class SearchSession:
     def stopping(self) -> bool:
         return self._watch.stopping()
 
-    def conclude(self) -> list[Trial]:
-        """Stops the trials that were not promoted and returns the finalists, best first."""
+    def conclude(self) -> list[list[Trial]]:
+        """Stops the trials that were not promoted and returns the finalists of every level, best first."""
         for trial in self._trials.values():
             if not trial.state.terminal:
                 reason = f"not promoted beyond rung {trial.rung - 1}"
                 self._remember(self._ledger.close_trial(self._claim, trial.id, State.STOPPED, reason))
-        return self._rungs.best(list(self._trials.values()), self._spec.finalists.count)
+        fitting = [[trial for trial in self._trials.values() if budget.holds(trial.cost)] for budget in self._levels]
+        return [self._rungs.best(trials, self._spec.finalists.count) for trials in fitting]
+
+    def _by_level(self) -> list[list[Trial]]:
+        groups: list[list[Trial]] = [[] for _ in self._levels]
+        for trial in self._trials.values():
+            groups[level_of(self._levels, trial.cost)].append(trial)
+        return groups
+
+    def _promotable(self) -> Trial | None:
+        found = [trial for group in self._by_level() if (trial := self._rungs.promotable(group))]
+        return max(found, key=lambda trial: trial.rung, default=None)
+
+    def _leader(self) -> Trial | None:
+        """Of a level in which nothing is under way that could still come before it."""
+        for group in self._by_level():
+            if all(trial.state is not State.RUNNING for trial in group) and (leader := self._rungs.leader(group)):
+                return leader
+        return None
 
     def _interrupted(self, trials: Sequence[Trial]) -> Trial | None:
         """A trial that was proposed, promoted or under way when its worker or its driver died."""
@@ -170,7 +191,8 @@ class FinalistsSession:
     """
     Trains the finalists long, each in stretches with a checkpoint after every one.
 
-    How far a finalist has come is told by the checkpoints that exist, so a taken-over job repeats one stretch at most.
+    Who is `wanted` may depend on how the first ones did. How far a finalist has come is told by the checkpoints that
+    exist, so a taken-over job repeats one stretch of each at most.
     """
 
     def __init__(
@@ -179,16 +201,16 @@ class FinalistsSession:
         ledger: Ledger,
         artifacts: Artifacts,
         spec: JobSpec,
-        finalists: Sequence[Trial],
+        wanted: Wanted,
         watch: Watch,
     ) -> None:
         self._claim, self._ledger, self._artifacts, self._spec, self._watch = claim, ledger, artifacts, spec, watch
-        self._finalists = {trial.id: trial for trial in finalists}
+        self._wanted = wanted
         self._under_way: set[str] = set()
-        self._attempts = dict.fromkeys(self._finalists, 0)
+        self._attempts: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self._results: dict[str, FinalistResult] = {}
-        self._reached = {trial.id: self._step_of(trial.id) for trial in finalists}
+        self._reached: dict[str, int] = {}
         self._pace = _Pace()
 
     @property
@@ -196,11 +218,11 @@ class FinalistsSession:
         return self._spec.resources.concurrent_trials
 
     def next(self) -> Assignment | Wait | None:
-        for trial in self._finalists.values():
+        for trial in self._finalists():
             if trial.id in self._under_way | self._results.keys() | self._failed.keys():
                 continue
             self._under_way.add(trial.id)
-            self._attempts[trial.id] += 1
+            self._attempts[trial.id] = self._attempts.get(trial.id, 0) + 1
             return self._assignment(trial)
         return WAIT if self._under_way else None
 
@@ -208,7 +230,7 @@ class FinalistsSession:
         self._watch.alive()
         self._reached[assignment.trial] = progress.step
         if self._pace.due():
-            total = self._spec.finalists.steps * len(self._finalists)
+            total = self._spec.finalists.steps * len(self._finalists())
             done = sum(self._reached.values())
             self._ledger.note(self._claim, "PROGRESS", {"phase": "finalists", "done": done, "total": total})
 
@@ -235,6 +257,15 @@ class FinalistsSession:
         """The finalists that came through, best on validation first, and the reasons of those that did not."""
         ranked = sorted(self._results.values(), key=lambda result: (-result.accuracy, result.kl))
         return ranked, self._failed
+
+    def _finalists(self) -> Sequence[Trial]:
+        finalists = self._wanted(
+            {trial: result.accuracy for trial, result in self._results.items()} | dict.fromkeys(self._failed)
+        )
+        for trial in finalists:
+            if trial.id not in self._reached:
+                self._reached[trial.id] = self._step_of(trial.id)
+        return finalists
 
     def _finish(self, assignment: Assignment, outcome: Done) -> None:
         result = FinalistResult(trial=assignment.trial, accuracy=outcome.accuracy, kl=outcome.kl)

@@ -17,8 +17,8 @@ class Projected:
     Projects what the strategy below proposes; the strategy is still told its own proposal (`Trial.origin`).
 
     A sampler models what it drew itself; the projected candidate may be a point it would never draw. With several
-    projectors, one a level, each new trial is the next level's turn; a level that repeats what is known passes its turn
-    on, so that one with few students left does not hold up the others.
+    projectors, one a level, each new trial is the next level's turn; a level that does nothing but repeat what is known
+    passes its turn on, so that one with few students left does not hold up the others.
     """
 
     def __init__(self, strategy: Strategy, *projectors: Projector) -> None:
@@ -33,8 +33,9 @@ class Projected:
         proposal = self._strategy.ask()
         if proposal is None:
             return None
-        turn = (len(self._known) + self._repeats) % len(self._projectors)
-        candidate = self._projectors[turn].project(proposal.candidate)
+        levels = len(self._projectors)
+        turn = len(self._known) + self._repeats * levels // _TRIES
+        candidate = self._projectors[turn % levels].project(proposal.candidate)
         self._repeats = self._repeats + 1 if candidate.key in self._known else 0
         self._known.add(candidate.key)
         return replace(proposal, candidate=candidate)

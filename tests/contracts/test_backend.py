@@ -68,8 +68,9 @@ def search(backend: Backend, prepared: Prepared, workload: Workload | None = Non
     assert claim is not None
     recipe = prepared.recipe
     found = recipe.survey(recipe.build_teacher())
-    strategy = recipe.open_strategy(found, recipe.levels(found))
-    session = SearchSession(claim, ledger, prepared.spec, found, strategy, recipe.rungs, Calm())
+    levels = recipe.levels(found)
+    strategy = recipe.open_strategy(found, levels)
+    session = SearchSession(claim, ledger, prepared.spec, found, strategy, recipe.rungs, levels, Calm())
     backend.run(session, workload or prepared.workload)
     return session, list(ledger.trials(claim.job_id))
 
@@ -79,7 +80,8 @@ def test_a_search_is_carried_out_to_its_end(backend: Backend, prepared: Prepared
     assert len(trials) == 4
     assert all(trial.rung >= 1 for trial in trials)
     assert sum(trial.state is State.COMPLETED for trial in trials) == 2
-    assert len(session.conclude()) == 2
+    (finalists,) = session.conclude()
+    assert len(finalists) == 2
 
 
 def test_both_backends_come_to_the_same_scores(ray_backend: Backend, prepared: Prepared) -> None:

@@ -97,6 +97,8 @@ WRONG: list[tuple[str, Any, str, str]] = [
         "/budget/params",
         "has 2 levels and `macs` has 3",
     ),
+    ("an impossible level", changed("/budget/macs", ["90%", "10"]), "/budget/macs/1", "the smallest reachable is"),
+    ("a level that does not fall", changed("/budget/macs", ["50%", "101280"]), "/budget/macs/1", "must fall"),
     ("a unit in a ladder", changed("/budget/macs", ["90%", "80m"]), "/budget/macs/1", "M is million"),
     ("two goals", changed("/budget/accuracy", {"max_drop": 1, "at_least": "90%"}), "/budget/accuracy", "exactly one"),
     (

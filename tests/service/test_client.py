@@ -336,7 +336,7 @@ def test_a_stream_that_is_refused_is_not_tried_again() -> None:
 def student(files: dict[str, bytes], **changes: Any) -> Callable[[Asked], Reply]:
     listed = [
         {
-            "name": f"student/{name}",
+            "name": name if name.startswith("student-") else f"student/{name}",
             "media_type": "application/octet-stream",
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -348,7 +348,8 @@ def student(files: dict[str, bytes], **changes: Any) -> Callable[[Asked], Reply]
 
     def reply(asked: Asked) -> Reply:
         if asked.path.endswith("/content"):
-            return Reply(200, files[asked.path.split("/")[-2]])
+            name = asked.path.split("/artifacts/")[1].removesuffix("/content")
+            return Reply(200, files[name.removeprefix("student/")])
         return Reply(200, {"artifacts": listed} if asked.path.endswith("/artifacts") else JOB)
 
     return reply
@@ -368,6 +369,21 @@ def test_a_student_is_pulled_whole_and_replaces_an_earlier_one(tmp_path: Path) -
     total = sum(map(len, BUNDLE.values()))
     assert seen[-1] == (total, total)
     assert [path.name for path in out.parent.iterdir()] == ["student"]
+
+
+def test_every_student_of_a_ladder_gets_a_folder(tmp_path: Path) -> None:
+    out, ladder = (
+        tmp_path / "students",
+        {f"student-{level}/{name}": data for level in (1, 2) for name, data in BUNDLE.items()},
+    )
+    with serving(student(ladder)) as (client, _):
+        for _ in range(2):
+            files = client.jobs.pull(ID, out)
+    assert {path.relative_to(out).as_posix(): path.read_bytes() for path in files} == ladder
+    assert {path.name for path in out.iterdir()} == {"student-1", "student-2"}
+    with serving(student(BUNDLE)) as (client, _):
+        client.jobs.pull(ID, out)
+    assert {path.name for path in out.iterdir()} == BUNDLE.keys(), "a student replaces students"
 
 
 @pytest.mark.parametrize("changes", [{"sha256": "0" * 64}, {"bytes": 1}, {"bytes": 10**9}])
@@ -404,9 +420,10 @@ def test_a_download_that_breaks_is_begun_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "/etc/x", "..", ".hidden", "a\\b", "C:x", "", "a\0b", "x" * 300])
-def test_a_name_that_leads_out_of_the_folder_is_not_written(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("folder", ["", "student-1/"])
+def test_a_name_that_leads_out_of_the_folder_is_not_written(tmp_path: Path, name: str, folder: str) -> None:
     assert not safe_name(name)
-    with serving(student({name: b"x"})) as (client, _), pytest.raises(wire.Damaged):
+    with serving(student({folder + name: b"x"})) as (client, _), pytest.raises(wire.Damaged):
         client.jobs.pull(ID, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
 
@@ -418,6 +435,18 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with serving(student(BUNDLE)) as (client, _), pytest.raises(UserError, match=r"thesis\.tex"):
         client.jobs.pull(ID, out)
     assert (out / "thesis.tex").read_text() == "ten years"
+
+
+def test_nor_is_one_that_looks_like_a_level(tmp_path: Path) -> None:
+    (tmp_path / "out" / "student-1").mkdir(parents=True)
+    (tmp_path / "out" / "student-1" / "thesis.tex").write_text("ten years")
+    with pytest.raises(UserError, match=r"student-1/thesis\.tex"):
+        check_place(tmp_path / "out")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "student-1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="student-1"):
+        check_place(tmp_path / "links")
 
 
 def test_the_current_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

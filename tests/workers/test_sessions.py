@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
-from search.budget import Budget
+from search.budget import Budget, level_of
 from search.plugins import Strategy
 from search.projection import Projector
 from search.rungs import Rungs
 from search.spec import JobSpec
 from search.strategies.random import Random
 from search.strategies.wrappers import Distinct, Projected
-from search.trial import State
+from search.trial import State, Trial
 from tests.search.chains import Chain
 from tests.workers.scripted import Answer, Calm, by_width, spec
-from workers.assignment import Assignment, Done, Failed, Lost, Progress
+from workers.assignment import Assignment, Done, Failed, Lost, Outcome, Progress
 from workers.backends.base import WAIT
+from workers.finals import Everyone
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import Claim
 from workers.sessions import FinalistsSession, SearchSession
@@ -27,8 +28,9 @@ CHAIN = Chain()
 class Bench:
     """A ledger with one claimed job, and sessions on it."""
 
-    def __init__(self, job: JobSpec | None = None) -> None:
+    def __init__(self, job: JobSpec | None = None, *limits: int) -> None:
         self.spec = job or spec()
+        self.levels = [Budget({"macs": limit}) for limit in limits or (400,)]
         self.ledger = MemoryLedger()
         self.ledger.submit(self.spec)
         self.claim = self.claimed()
@@ -40,10 +42,11 @@ class Bench:
         return claim
 
     def session(self) -> SearchSession:
-        strategy: Strategy = Distinct(Projected(Random(Random.Options()), Projector(CHAIN, Budget({"macs": 400}))))
+        projectors = (Projector(CHAIN, budget) for budget in self.levels)
+        strategy: Strategy = Distinct(Projected(Random(Random.Options()), *projectors))
         strategy.open(CHAIN.space, 0)
         rungs = Rungs(self.spec.search.rungs, self.spec.search.reduction)
-        return SearchSession(self.claim, self.ledger, self.spec, CHAIN, strategy, rungs, self.watch)
+        return SearchSession(self.claim, self.ledger, self.spec, CHAIN, strategy, rungs, self.levels, self.watch)
 
     def work(self, session: SearchSession | FinalistsSession, answer: Answer, slots: int = 1) -> list[Assignment]:
         """Carries out everything, `slots` assignments at a time, oldest first."""
@@ -86,7 +89,7 @@ def test_concluding_stops_those_left_behind_and_names_the_finalists() -> None:
     bench = Bench()
     session = bench.session()
     bench.work(session, by_width)
-    finalists = session.conclude()
+    (finalists,) = session.conclude()
     trials = bench.ledger.trials(bench.claim.job_id)
     completed = sum(len(trial.scores) == 2 for trial in trials)
     assert Counter(trial.state for trial in trials) == {State.COMPLETED: completed, State.STOPPED: 9 - completed}
@@ -174,12 +177,103 @@ def test_progress_is_noted_once_a_second_and_shows_life() -> None:
     assert bench.watch.signs == 5
 
 
+class TestLevels:
+    """Three levels of the chain. Its projections onto the tightest are but four networks, so nine trials are enough."""
+
+    LIMITS = (600, 400, 200)
+
+    def bench(self, trials: int = 9) -> Bench:
+        search = {"trials": trials, "rungs": [10, 30], "reduction": 3, "strategy": {"name": "random"}}
+        return Bench(spec(search=search, budget={"macs": list(self.LIMITS)}), *self.LIMITS)
+
+    def test_they_are_served_in_turn_and_each_trial_belongs_to_the_tightest_it_fits(self) -> None:
+        bench = self.bench()
+        bench.work(bench.session(), by_width)
+        trials = bench.ledger.trials(bench.claim.job_id)
+        assert len(trials) == 9
+        for trial in trials:
+            assert trial.cost["macs"] <= self.LIMITS[trial.number % 3]
+        own = Counter(level_of(bench.levels, trial.cost) for trial in trials)
+        assert sum(own.values()) == 9
+        assert own[2] >= 3, "the tightest level has its own three at least"
+
+    @pytest.mark.parametrize("slots", [1, 3])
+    def test_trials_are_promoted_within_their_level(self, slots: int) -> None:
+        """Wide networks score best, so one ranking over all would promote the loosest level alone."""
+        bench = self.bench()
+        bench.work(bench.session(), by_width, slots)
+        groups: dict[int, list[Trial]] = {0: [], 1: [], 2: []}
+        for trial in bench.ledger.trials(bench.claim.job_id):
+            groups[level_of(bench.levels, trial.cost)].append(trial)
+        for group in groups.values():
+            best = sorted(group, key=lambda trial: -trial.scores[0].accuracy)[: len(group) // 3]
+            assert best
+            assert all(trial.state is State.COMPLETED for trial in best)
+
+    def test_a_level_of_one_trial_still_reaches_the_last_rung(self) -> None:
+        bench = self.bench(trials=3)
+        bench.work(bench.session(), by_width)
+        assert {trial.state for trial in bench.ledger.trials(bench.claim.job_id)} == {State.COMPLETED}
+
+    def test_the_finalists_of_a_level_are_the_best_of_all_that_fit_it(self) -> None:
+        bench = self.bench()
+        session = bench.session()
+        bench.work(session, lambda assignment: narrow(by_width(assignment)))
+        groups = session.conclude()
+        trials = bench.ledger.trials(bench.claim.job_id)
+        assert len(groups) == 3
+        for budget, finalists in zip(bench.levels, groups, strict=True):
+            assert len(finalists) == 2
+            assert all(budget.holds(trial.cost) for trial in finalists)
+            fitting = [trial for trial in trials if trial.cost["macs"] <= budget.limits["macs"]]
+            best = sorted(fitting, key=lambda trial: (-trial.rung, -trial.scores[-1].accuracy))[:2]
+            assert [trial.id for trial in finalists] == [trial.id for trial in best]
+        everyone = Everyone(groups)({})
+        assert len(everyone) == len({trial.id for trial in everyone}) < 6, "narrow ones are finalists of several levels"
+
+    @pytest.mark.parametrize("kill_after", [0, 1, 5, 8, 11])
+    def test_a_driver_that_takes_over_goes_on_in_the_same_turn(self, kill_after: int) -> None:
+        bench = self.bench()
+        session, carried_out = bench.session(), Counter[tuple[str, int]]()
+        for _ in range(kill_after):
+            assignment = session.next()
+            assert isinstance(assignment, Assignment)
+            carried_out[assignment.trial, assignment.stop] += 1
+            session.ended(assignment, by_width(assignment))
+        session.next()
+        bench.ledger.release(bench.claim)
+        bench.claim = bench.claimed()
+        for assignment in bench.work(bench.session(), by_width):
+            carried_out[assignment.trial, assignment.stop] += 1
+        assert max(carried_out.values()) == 1
+        trials = bench.ledger.trials(bench.claim.job_id)
+        assert len(trials) == 9
+        assert all(trial.cost["macs"] <= self.LIMITS[trial.number % 3] for trial in trials)
+
+    def test_a_level_with_one_student_does_not_end_the_search(self) -> None:
+        search = {"trials": 9, "rungs": [10], "strategy": {"name": "random"}}
+        bench = Bench(spec(search=search), 400, SMALLEST)
+        bench.work(bench.session(), by_width)
+        trials = bench.ledger.trials(bench.claim.job_id)
+        assert len(trials) == 9
+        assert sum(trial.cost["macs"] == SMALLEST for trial in trials) == 1
+
+
+SMALLEST = int(CHAIN.costs_of(CHAIN.space.array([CHAIN.space.least()]))["macs"][0])
+
+
+def narrow(outcome: Outcome) -> Done:
+    """The same answer with the order turned round: narrow networks score well."""
+    assert isinstance(outcome, Done)
+    return outcome.model_copy(update={"accuracy": 1 - outcome.accuracy})
+
+
 class TestFinalists:
     def finalists(self, bench: Bench, artifacts: MemoryArtifacts) -> Callable[[], FinalistsSession]:
         session = bench.session()
         bench.work(session, by_width)
-        chosen = session.conclude()
-        return lambda: FinalistsSession(bench.claim, bench.ledger, artifacts, bench.spec, chosen, bench.watch)
+        wanted = Everyone(session.conclude())
+        return lambda: FinalistsSession(bench.claim, bench.ledger, artifacts, bench.spec, wanted, bench.watch)
 
     def test_each_is_trained_in_stretches_of_one_cosine(self) -> None:
         bench, artifacts = Bench(), MemoryArtifacts()
@@ -236,3 +330,18 @@ class TestFinalists:
         session.ended(first, Lost(message="the worker died"))
         again = session.next()
         assert again == first
+
+    def test_who_is_wanted_later_is_trained_later(self) -> None:
+        bench, artifacts = Bench(), MemoryArtifacts()
+        session = bench.session()
+        bench.work(session, by_width)
+        (finalists,) = session.conclude()
+
+        def one_by_one(known: Mapping[str, float | None]) -> list[Trial]:
+            return finalists[: len(known) + 1]
+
+        def make() -> FinalistsSession:
+            return FinalistsSession(bench.claim, bench.ledger, artifacts, bench.spec, one_by_one, bench.watch)
+
+        given = bench.work(make(), by_width, slots=2)
+        assert [assignment.trial for assignment in given] == [trial.id for trial in finalists for _ in range(3)]
