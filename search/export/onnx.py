@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import onnx_ir
 import onnxruntime
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -17,9 +20,22 @@ OPSET = 20
 """Read by onnxruntime 1.17 and later."""
 
 
-def write_onnx(student: nn.Module, example: Tensor, path: Path) -> None:
+class Origin(NamedTuple):
+    """
+    Where a node of the file comes from: the innermost `module` of the student that was running, and the owner of the
+    `weights` that the node has or, if it has none, those of the node that it goes on from. Empty when there is none.
+    """
+
+    module: str
+    weights: str
+
+
+def write_onnx(student: nn.Module, example: Tensor, path: Path) -> dict[str, Origin]:
     """
     Input `images [n, channels, height, width]`, output `logits [n, classes]`, any n. The student is in eval mode.
+
+    Returns:
+        The origin of every node and of every value that one computes, by name.
 
     Raises:
         Unsupported: the student cannot be written as ONNX, or not for every batch size.
@@ -43,8 +59,29 @@ def write_onnx(student: nn.Module, example: Tensor, path: Path) -> None:
             pointer="/export/onnx",
         ) from error
     assert program is not None  # noqa: S101 - None is for the exporter of old
+    modules = {name for name, _ in student.named_modules()}
+    origins: dict[str, Origin] = {}
+    for node in program.model.graph:
+        origin = _origin(node, modules, origins)
+        origins |= dict.fromkeys(_names(node), origin)
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
     program.save(path, external_data=False)
+    return origins
+
+
+def _names(node: onnx_ir.Node) -> list[str]:
+    return [name for name in (node.name, *(output.name for output in node.outputs)) if name]
+
+
+def _origin(node: onnx_ir.Node, modules: Collection[str], before: Mapping[str, Origin]) -> Origin:
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    module = next((scope for scope in reversed(scopes) if scope in modules), "")
+    names = [value.name for value in node.inputs if value is not None and value.name]
+    owners = (name.rpartition(".")[0] for name in names if name not in before)
+    owner = next((owner for owner in owners if owner in modules and owner), "")
+    if owner:
+        return Origin(owner, owner)  # a batch norm that became part of a convolution has left its own name on the node
+    return Origin(module, before[names[0]].weights if names and names[0] in before else "")
 
 
 def answers(path: Path, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
