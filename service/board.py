@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from search.budget import Budget
 from search.trial import State
 from workers.events import Kind
 from workers.ports import JobState, Phase
@@ -70,6 +71,8 @@ class Board:
     teacher_cost: Mapping[str, int] = field(default_factory=dict)
     teacher_accuracy: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    levels: Sequence[Budget] = ()
+    """Loosest first; empty until the survey is done."""
 
     @property
     def best(self) -> Contender | None:
@@ -81,6 +84,10 @@ class Board:
         """Scored trials, best first: the higher rung, then the accuracy, then the nearness to the teacher."""
         scored = [found for found in self.contenders.values() if found.accuracy is not None]
         return sorted(scored, key=lambda found: (-found.rungs, -(found.accuracy or 0), found.kl, found.number))
+
+    def best_of(self, level: int) -> Contender | None:
+        """The best of all trials that fit a level."""
+        return next((found for found in self.ranking if self.levels[level].holds(found.cost)), None)
 
     def points(self, metric: str) -> list[tuple[float, float]]:
         """Cost and accuracy of the scored trials."""
@@ -131,6 +138,7 @@ class Board:
             self.teacher_accuracy = result["accuracy"]
         if phase is Phase.SURVEY:
             self.teacher_cost, self.limits = result["cost"], result["limits"]
+            self.levels = [Budget(limits) for limits in result.get("levels") or [result["limits"]]]
 
     def _score(self, data: Mapping[str, Any]) -> None:
         contender = self.contenders[data["number"]]

@@ -234,7 +234,7 @@ def pull(job: JobId, out: Out = Path("student"), as_json: Json = False, url: Url
     for path in written:
         terminal.out.print(shown_path(path), soft_wrap=True)
     terminal.say("\nLoad it from Python:\n", "dim")
-    for line in snippet(out):
+    for line in snippet(min(path.parent for path in written)):
         terminal.say(f"    {line}", "cyan")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from search.trial import State
 from service.board import Board, Contender, Happened
-from service.screens.words import Signs, aims, amount, duration, percent, plural, sparkline
+from service.screens.words import Signs, aims, amount, bound, duration, percent, plural, sparkline
 from workers.ports import JobState, Phase
 
 _STYLES = {
@@ -27,7 +28,8 @@ def live_screen(board: Board, *, now: datetime, signs: Signs, rows: int = 5) -> 
     """Header, phases, the best so far, the first `rows` of the ranking, trials by state."""
     parts: list[RenderableType] = [_header(board, now, signs), Text(), _phases(board, now, signs)]
     if board.best is not None:
-        parts += [Text(), _best(board, board.best, signs), Text(), _ranking(board, rows)]
+        best = _best(board, board.best, signs) if len(board.levels) == 1 else _best_of_levels(board, signs)
+        parts += [Text(), best, Text(), _ranking(board, rows)]
     if board.contenders:
         parts += [Text(), _counts(board, signs)]
     return Group(*parts)
@@ -93,16 +95,34 @@ def _best(board: Board, best: Contender, signs: Signs) -> Text:
         ("best so far  ", "dim"),
         (f"trial {best.number}", "bold"),
         f"  {percent(best.accuracy or 0)}",
-        (f" at {_shares(board, best)}" if board.teacher_cost else "", ""),
+        (f" at {_shares(board, best, board.limits)}" if board.teacher_cost else "", ""),
     )
     if len(board.course) > 1:
         line.append("  " + sparkline(board.course, 24, signs), "cyan")
     return line
 
 
-def _shares(board: Board, trial: Contender) -> str:
-    metrics = list(board.limits) or ["macs"]
-    return ", ".join(f"{percent(trial.cost[metric] / board.teacher_cost[metric])} {metric}" for metric in metrics)
+def _best_of_levels(board: Board, signs: Signs) -> Table:
+    """What differs from level to level is enough to tell them apart."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("level", justify="right")
+    table.add_column("limit")
+    table.add_column("best so far")
+    first, last = board.levels[0].limits, board.levels[-1].limits
+    metrics = [metric for metric in first if first[metric] != last[metric]]
+    for level, budget in enumerate(board.levels):
+        limits = ", ".join(f"{metric} {bound(metric, budget.limits[metric], signs)}" for metric in metrics)
+        best, said = board.best_of(level), Text()
+        if best is not None:
+            shares = _shares(board, best, metrics)
+            said = Text.assemble((f"trial {best.number}", "bold"), f"  {percent(best.accuracy or 0)} at {shares}")
+        table.add_row(str(level + 1), Text(limits, "dim"), said)
+    return table
+
+
+def _shares(board: Board, trial: Contender, metrics: Iterable[str]) -> str:
+    shown = [metric for metric in metrics if board.teacher_cost.get(metric)] or ["macs"]
+    return ", ".join(f"{percent(trial.cost[metric] / board.teacher_cost[metric])} {metric}" for metric in shown)
 
 
 def _ranking(board: Board, rows: int) -> Table:

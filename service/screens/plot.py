@@ -26,9 +26,9 @@ class Picture:
 
     candidates: Sequence[Point]
     teacher: Point
-    student: Point | None
-    limit: float | None
-    """Largest cost allowed."""
+    students: Sequence[Point]
+    limits: Sequence[float]
+    """Largest costs allowed, one a level."""
 
 
 def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[Text]:
@@ -37,8 +37,8 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
     candidates lie close below their limit and far from their teacher.
     """
     columns = max(width - _MARGIN, 16)
-    everything = [*picture.candidates, picture.teacher, *([picture.student] if picture.student else [])]
-    costs = [cost for cost, _ in everything] + ([picture.limit] if picture.limit else [])
+    everything = [*picture.candidates, picture.teacher, *picture.students]
+    costs = [*(cost for cost, _ in everything), *picture.limits]
     accuracies = [accuracy for _, accuracy in everything]
     floor = _floor(accuracies)
     across = _Axis(math.log(min(costs)), math.log(max(costs)), columns)
@@ -52,14 +52,17 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
         bits[y // 4, x // 2] = bits.get((y // 4, x // 2), 0) | _DOTS[y % 4][x % 2]
     for (row, column), dots in bits.items():
         cells[row][column] = (chr(0x2800 + dots) if signs.braille else "o", "cyan")
-    if picture.limit:
-        column = across.place(math.log(picture.limit))
+    for limit in picture.limits:
+        column = across.place(math.log(limit))
         for line_of_cells in cells:
             if line_of_cells[column][0] == " ":
                 line_of_cells[column] = (signs.limit, "dim")
-    for point, sign, style in ((picture.teacher, signs.teacher, "yellow"), (picture.student, signs.student, "green")):
-        if point is not None:
-            cells[height - 1 - up.place(point[1])][across.place(math.log(point[0]))] = (sign, f"bold {style}")
+    marks = [
+        (picture.teacher, signs.teacher, "yellow"),
+        *((point, signs.student, "green") for point in picture.students),
+    ]
+    for (cost, accuracy), sign, style in marks:
+        cells[height - 1 - up.place(accuracy)][across.place(math.log(cost))] = (sign, f"bold {style}")
 
     below = f"{signs.most}{percent(up.low)}"
     if len(below) > _MARGIN - 2:
@@ -101,9 +104,9 @@ class _Axis:
 
 
 def _ticks(picture: Picture, across: _Axis, columns: int) -> Text:
-    """Costs below the axis: the highest, the limit, and the lowest if it does not touch those."""
+    """Costs below the axis: the highest, the limits, and the lowest, as far as they do not touch those before."""
     row = [" "] * columns
-    wanted = [across.high, *([math.log(picture.limit)] if picture.limit else []), across.low]
+    wanted = [across.high, *map(math.log, picture.limits), across.low]
     for value in wanted:
         label = amount(math.exp(value))
         start = min(max(across.place(value) - len(label) // 2, 0), columns - len(label))

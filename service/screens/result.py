@@ -15,7 +15,7 @@ from rich.text import Text
 
 from service.documents import JobDocument, StudentDocument, TeacherMetrics, TrialDocument, VerdictDocument
 from service.screens.plot import Picture, Point, scatter
-from service.screens.words import UNICODE, Signs, amount, duration, percent, plural, points, ratio, size
+from service.screens.words import UNICODE, Signs, bound, duration, measure, percent, plural, points, ratio, size
 from workers.ports import JobState
 
 PLOTTED = "macs"
@@ -34,29 +34,25 @@ def result_screen(
     finished = _finished(job)
     if finished is None:
         return unfinished_screen(job, signs=signs)
-    parts: list[RenderableType] = [_headline(finished, signs), Text(), _comparison(finished, signs)]
+    table = _comparison(finished, signs) if len(job.students) == 1 else _ladder(finished, signs)
+    parts: list[RenderableType] = [_headline(finished, signs), Text(), table]
     picture = _picture(finished, candidates)
     if picture is not None:
         parts += [Text(), *scatter(picture, width=min(width - 4, 76), height=_HEIGHT, signs=signs), _legend(signs)]
     if folder is not None:
-        parts += [Text(), _whereabouts(folder)]
+        parts += [Text(), _whereabouts(folder, [student.folder for student in job.students])]
     return Padding(Group(*parts), (1, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A job with a student, its parts without None."""
+    """A job with a student, its parts without None. Of a ladder, `student` is that of the loosest level."""
 
     job: JobDocument
     cost: Mapping[str, int]
     """Of the teacher."""
     metrics: TeacherMetrics
     student: StudentDocument
-
-    @property
-    def loss(self) -> float:
-        """Of accuracy on the test set; below zero when the student is worse."""
-        return self.student.metrics.accuracy - self.metrics.accuracy
 
 
 def _finished(job: JobDocument) -> _Finished | None:
@@ -88,14 +84,18 @@ def unfinished_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
 
 
 def _headline(finished: _Finished, signs: Signs) -> Text:
-    """`small_resnet → 5.1× fewer MACs, 4.3× fewer params, −0.4 pt accuracy, 12 trials, 1 m 02 s, 8 stopped early`."""
-    job, student = finished.job, finished.student
-    gains = [
-        f"{ratio(finished.cost[metric], student.cost[metric], signs)} fewer {word}"
-        for metric, word in (("macs", "MACs"), ("params", "params"))
-        if metric in finished.cost and metric in student.cost
-    ]
-    gains.append(f"{points(finished.loss, signs)} accuracy")
+    """
+    `small_resnet → 5.1× fewer MACs, 4.3× fewer params, −0.4 pt accuracy, 12 trials, 1 m 02 s, 8 stopped early`; of a
+    ladder `small_resnet → 3 students, 2.0× to 10.0× fewer MACs, ...`.
+    """
+    job, students = finished.job, finished.job.students
+    gains = [] if len(students) == 1 else [plural(len(students), "student")]
+    for metric, word in (("macs", "MACs"), ("params", "params")):
+        if metric in finished.cost and metric in finished.student.cost:
+            ratios = [ratio(finished.cost[metric], student.cost[metric], signs) for student in students]
+            gains.append(f"{_span(ratios)} fewer {word}")
+    losses = [points(student.metrics.accuracy - finished.metrics.accuracy, signs) for student in students]
+    gains.append(f"{_span(losses)} accuracy")
     effort = [plural(job.trials.total, "trial")]
     if job.timing.seconds is not None:
         effort.append(duration(job.timing.seconds))
@@ -106,6 +106,10 @@ def _headline(finished: _Finished, signs: Signs) -> Text:
         (", ".join(gains), "bold green"),
         (", " + ", ".join(effort), "dim"),
     )
+
+
+def _span(said: Sequence[str]) -> str:
+    return said[0] if said[0] == said[-1] else f"{said[0]} to {said[-1]}"
 
 
 def trial_points(trials: Iterable[TrialDocument], metric: str = PLOTTED) -> list[Point]:
@@ -124,15 +128,17 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
         "accuracy",
         percent(finished.metrics.accuracy),
         Text(percent(student.metrics.accuracy), "bold"),
-        points(finished.loss, signs),
+        points(student.metrics.accuracy - finished.metrics.accuracy, signs),
     )
     verdicts = {verdict.metric: verdict for verdict in student.verdicts}
-    for metric in dict.fromkeys(["macs", "params", *verdicts]):
-        if metric not in finished.cost or metric not in student.cost:
-            continue
-        before, after = finished.cost[metric], student.cost[metric]
+    if "accuracy" in verdicts:
+        before, after = finished.metrics.validation_accuracy, student.metrics.validation_accuracy
+        said = _said(verdicts["accuracy"], signs)
+        table.add_row("  validation", percent(before), percent(after), points(after - before, signs), said)
+    for metric in _shown(student, finished.cost):
+        cost, spent = finished.cost[metric], student.cost[metric]
         said = _said(verdicts[metric], signs) if metric in verdicts else Text()
-        table.add_row(metric, amount(before), Text(amount(after), "bold"), percent(after / before), said)
+        table.add_row(metric, measure(metric, cost), Text(measure(metric, spent), "bold"), percent(spent / cost), said)
     if "params" in finished.cost:
         before = _PARAMETER_BYTES * finished.cost["params"]
         table.add_row(
@@ -141,21 +147,63 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
     return table
 
 
+def _ladder(finished: _Finished, signs: Signs) -> Table:
+    """For the teacher and the student of each level a line for each cost, with the verdict where it is limited."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("", "accuracy", ""):
+        table.add_column(name, justify="left" if not table.columns else "right", no_wrap=True)
+    table.add_column("cost", no_wrap=True)
+    for _ in range(2):
+        table.add_column("", justify="right", no_wrap=True)
+    table.add_column("limit")
+    metrics = _shown(finished.student, finished.cost)
+    head = ["teacher", percent(finished.metrics.accuracy), ""]
+    for metric in metrics:
+        table.add_row(*head, metric, measure(metric, finished.cost[metric]), "", "")
+        head = ["", "", ""]
+    for student in finished.job.students:
+        accuracy = student.metrics.accuracy
+        row: list[RenderableType] = [
+            Text(student.folder, "bold"),
+            Text(percent(accuracy), "bold"),
+            points(accuracy - finished.metrics.accuracy, signs),
+        ]
+        verdicts = {verdict.metric: verdict for verdict in student.verdicts}
+        for metric in metrics:
+            spent = student.cost[metric]
+            table.add_row(
+                *row,
+                metric,
+                Text(measure(metric, spent), "bold"),
+                percent(spent / finished.cost[metric]),
+                _said(verdicts[metric], signs) if metric in verdicts else "",
+            )
+            row = ["", "", ""]
+    return table
+
+
+def _shown(student: StudentDocument, teacher: Mapping[str, int]) -> list[str]:
+    """The costs that a screen has room for: macs, params, and what is limited."""
+    metrics = dict.fromkeys(["macs", "params", *(verdict.metric for verdict in student.verdicts)])
+    return [metric for metric in metrics if metric in teacher and metric in student.cost]
+
+
 def _said(verdict: VerdictDocument, signs: Signs) -> Text:
-    sign, word, style = (signs.tick, "fits", "green") if verdict.fits else (signs.cross, "over", "bold red")
-    return Text.assemble((f"{signs.most} {amount(verdict.limit)} ", "dim"), (f"{sign} {word}", style))
+    missed = "under" if verdict.at_least else "over"
+    sign, word, style = (signs.tick, "fits", "green") if verdict.fits else (signs.cross, missed, "bold red")
+    return Text.assemble((f"{bound(verdict.metric, verdict.limit, signs)} ", "dim"), (f"{sign} {word}", style))
 
 
 def _picture(finished: _Finished, candidates: Sequence[Point]) -> Picture | None:
-    student = finished.student
-    if PLOTTED not in finished.cost or PLOTTED not in student.cost:
+    if PLOTTED not in finished.cost or PLOTTED not in finished.student.cost:
         return None
-    limits = {verdict.metric: verdict.limit for verdict in student.verdicts}
+    students = finished.job.students
+    limits = {v.limit for student in students for v in student.verdicts if v.metric == PLOTTED}
     return Picture(
         candidates=candidates,
         teacher=(finished.cost[PLOTTED], finished.metrics.validation_accuracy),
-        student=(student.cost[PLOTTED], student.metrics.validation_accuracy),
-        limit=limits.get(PLOTTED),
+        students=[(student.cost[PLOTTED], student.metrics.validation_accuracy) for student in students],
+        limits=sorted(limits),
     )
 
 
@@ -174,10 +222,15 @@ def _legend(signs: Signs) -> Text:
     )
 
 
-def _whereabouts(folder: Path) -> Group:
-    place = shown_path(folder)
-    lines = [Text.assemble("The student lies in ", (f"{place}/", "bold")), Text()]
-    return Group(*lines, *(Text(f"    {line}", "cyan") for line in snippet(folder)))
+def _whereabouts(folder: Path, students: Sequence[str]) -> Group:
+    several = len(students) > 1
+    first = folder / students[0] if several else folder
+    where = [(f"{shown_path(folder)}/", "bold")]
+    if several:
+        where = [(f"{shown_path(folder / name)}/", "bold") for name in (students[0], students[-1])]
+    said = Text("The students lie in " if several else "The student lies in ")
+    said.append_text(Text(" to ").join(Text(*place) for place in where))
+    return Group(said, Text(), *(Text(f"    {line}", "cyan") for line in snippet(first)))
 
 
 def snippet(folder: Path) -> tuple[str, str, str]:

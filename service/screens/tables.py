@@ -29,16 +29,22 @@ _STATES = {
 
 def jobs_table(jobs: Iterable[JobDocument], *, now: datetime) -> RenderableType:
     """Ids are never folded: they are there to be copied."""
-    table = _table("job", "state", "what", ">student", ">age", whole=("job", "state", "age"), gap=2)
+    table = _table("job", "state", "what", ">student", ">age", whole=("job", "state", "student", "age"), gap=2)
     for job in jobs:
         table.add_row(
             job.id,
             Text(job.state, _STATES.get(job.state, "cyan")),
             f"{job.teacher.name} on {job.spec['dataset']['name']}",
-            "" if job.student is None else percent(job.student.metrics.accuracy),
+            _accuracies(job),
             age((now - job.created_at).total_seconds()),
         )
     return table
+
+
+def _accuracies(job: JobDocument) -> str:
+    """Of the student, or of the loosest and the tightest of a ladder."""
+    found = [percent(student.metrics.accuracy) for student in job.students]
+    return "".join(found) if len(found) < 2 else f"{found[0].removesuffix(' %')} / {found[-1]}"
 
 
 def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:

@@ -74,6 +74,22 @@ def size(value: float) -> str:
     return _scaled(value, (" B", " kB", " MB", " GB", " TB"))
 
 
+def measure(metric: str, value: float) -> str:
+    """A value in the unit of its metric: `4.58 M` macs, `2.46 MB`, `4.00 ms`, `210/s`, `91.5 %` accuracy."""
+    if metric == "accuracy":
+        return percent(value)
+    if metric.endswith("_bytes"):
+        return size(value)
+    if metric == "latency":
+        return _scaled(value, (" ns", " us", " ms", " s"))
+    return f"{amount(value)}/s" if metric == "throughput" else amount(value)
+
+
+def bound(metric: str, limit: float, signs: Signs) -> str:
+    """`≤ 4.58 M`, and for a least value `≥ 210/s`."""
+    return f"{signs.least if metric in AT_LEAST or metric == 'accuracy' else signs.most} {measure(metric, limit)}"
+
+
 def _scaled(value: float, units: tuple[str, ...]) -> str:
     place = 0
     while value >= 999.5 and place < len(units) - 1:
@@ -89,8 +105,8 @@ def aims(budget: Mapping[str, Any], signs: Signs) -> str:
     said = []
     for metric, written in budget.items():
         if metric == "accuracy":
-            floor = written["at_least"] or f"the teacher's {signs.minus} {written['max_drop']:g} pt"
-            said.append(f"least {written['cheapest']} with accuracy {signs.least} {floor}")
+            floor = written["at_least"] or f"teacher {signs.minus} {written['max_drop']:g} pt"
+            said.append(f"least {written['cheapest']}, accuracy {signs.least} {floor}")
             continue
         limit = written["limit"] if isinstance(written, Mapping) else written
         steps = [limit] if isinstance(limit, str) else limit

@@ -1,8 +1,8 @@
 """
 Screens of a job that really ran, as plain text at two widths.
 
-The documents in `golden` are what a server answered about a job of `examples/quickstart.yaml`. Where a screen is meant
-to change: REDRAW_SCREENS=1 pytest tests/service/test_screens.py, then read the difference.
+The documents in `golden` are what was answered about jobs of `examples/quickstart.yaml` and `examples/ladder.yaml`.
+Where a screen is meant to change: REDRAW_SCREENS=1 pytest tests/service/test_screens.py, then read the difference.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,19 @@ from service.screens.live import event_line, live_screen
 from service.screens.plot import Picture, scatter
 from service.screens.result import as_svg, result_screen, trial_points, unfinished_screen
 from service.screens.tables import job_screen, jobs_table, mistakes, ordered, pareto, plan_screen, trials_table
-from service.screens.words import ASCII, UNICODE, amount, duration, percent, points, ratio, size, sparkline
+from service.screens.words import (
+    ASCII,
+    UNICODE,
+    aims,
+    amount,
+    duration,
+    measure,
+    percent,
+    points,
+    ratio,
+    size,
+    sparkline,
+)
 from workers.ports import JobState, Phase
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,6 +51,10 @@ REDRAW = os.environ.get("REDRAW_SCREENS") == "1"
 JOB = JobDocument.model_validate_json((GOLDEN / "job.json").read_text())
 TRIALS = [TrialDocument.model_validate(trial) for trial in json.loads((GOLDEN / "trials.json").read_text())["trials"]]
 EVENTS = [EventDocument.model_validate_json(line) for line in (GOLDEN / "events.ndjson").read_text().splitlines()]
+LADDER = JobDocument.model_validate_json((GOLDEN / "ladder.json").read_text())
+LADDER_EVENTS = [
+    EventDocument.model_validate_json(line) for line in (GOLDEN / "ladder-events.ndjson").read_text().splitlines()
+]
 NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
 
 
@@ -48,17 +65,17 @@ def drawn(picture: RenderableType, width: int) -> str:
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def board_after(count: int) -> Board:
-    board = Board(JOB.id, JOB.spec)
-    for event in EVENTS[:count]:
+def board_after(count: int, job: JobDocument = JOB, events: Sequence[EventDocument] = EVENTS) -> Board:
+    board = Board(job.id, job.spec)
+    for event in events[:count]:
         board.take(event)
     return board
 
 
-def half_way() -> Board:
+def half_way(job: JobDocument = JOB, events: Sequence[EventDocument] = EVENTS) -> Board:
     """When half of the trials had been scored."""
-    scored = [place for place, event in enumerate(EVENTS) if event.kind == "TRIAL_SCORED"]
-    return board_after(scored[len(scored) // 2] + 1)
+    scored = [place for place, event in enumerate(events) if event.kind == "TRIAL_SCORED"]
+    return board_after(scored[len(scored) // 2] + 1, job, events)
 
 
 PLAN = Plan.model_validate_json((GOLDEN / "plan.json").read_text())
@@ -73,6 +90,16 @@ SCREENS: dict[str, Any] = {
         JOB, trial_points(TRIALS), width=width, signs=signs, folder=Path("student")
     ),
     "live": lambda _, signs: live_screen(half_way(), now=EVENTS[0].at + timedelta(seconds=120), signs=signs),
+    "ladder": lambda width, signs: result_screen(
+        LADDER,
+        board_after(len(LADDER_EVENTS), LADDER, LADDER_EVENTS).points("macs"),
+        width=width,
+        signs=signs,
+        folder=Path("students"),
+    ),
+    "ladder-live": lambda _, signs: live_screen(
+        half_way(LADDER, LADDER_EVENTS), now=LADDER_EVENTS[0].at + timedelta(seconds=60), signs=signs
+    ),
     "trials": lambda _, __: trials_table(ordered(TRIALS, "accuracy"), JOB.teacher.cost),
     "jobs": lambda _, __: jobs_table([JOB], now=NOW),
     "plan": lambda _, signs: plan_screen(PLAN, signs=signs),
@@ -112,12 +139,78 @@ def test_the_result_says_what_the_document_says() -> None:
 def test_a_student_over_its_limit_is_not_said_to_fit() -> None:
     document = JOB.model_dump(mode="json")
     document["student"]["verdicts"][0] |= {"fits": False, "limit": 1000}
+    document["students"] = [document["student"]]
     text = drawn(result_screen(JobDocument.model_validate(document), [], width=80, signs=UNICODE), 80)
     assert "≤ 1.00 k ✗ over" in text
 
 
+def test_every_level_is_told_with_its_own_limit() -> None:
+    text = drawn(SCREENS["ladder"](80, UNICODE), 80)
+    assert text.count("✓ fits") == sum(len(student.verdicts) for student in LADDER.students) == 6
+    for student in LADDER.students:
+        assert student.folder in text
+        assert f"≤ {amount(student.verdicts[0].limit)} ✓ fits" in text
+    board = board_after(len(LADDER_EVENTS), LADDER, LADDER_EVENTS)
+    assert [budget.limits for budget in board.levels] == LADDER.levels
+    bests = [board.best_of(level) for level in range(3)]
+    for best, limits in zip(bests, LADDER.levels, strict=True):
+        assert best is not None
+        assert all(best.cost[metric] <= limit for metric, limit in limits.items())
+
+
+def test_an_accuracy_is_judged_on_validation() -> None:
+    document = JOB.model_dump(mode="json")
+    validation = document["student"]["metrics"]["validation_accuracy"]
+    verdict = {"metric": "accuracy", "limit": 0.975, "value": validation, "fits": True, "at_least": True}
+    document["students"][0]["verdicts"].append(verdict)
+    document["student"] = document["students"][0]
+    text = drawn(result_screen(JobDocument.model_validate(document), [], width=80, signs=UNICODE), 80)
+    (line,) = (line for line in text.splitlines() if "validation  " in line)
+    assert f"{100 * validation:.1f} %" in line
+    assert line.endswith("≥ 97.5 % ✓ fits")
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"macs": "25%", "params": "200k"}, "macs ≤ 25%, params ≤ 200k"),
+        ({"macs": ["50%", "25%"]}, "macs ≤ 50% / 25%"),
+        (
+            {"latency": {"limit": "4 ms"}, "throughput": {"limit": ["9/s", "20/s"]}},
+            "latency ≤ 4 ms, throughput ≥ 9/s / 20/s",
+        ),
+        (
+            {"accuracy": {"max_drop": 1.0, "at_least": None, "cheapest": "macs"}},
+            "least macs, accuracy ≥ teacher − 1 pt",
+        ),
+        ({"accuracy": {"max_drop": None, "at_least": "9%", "cheapest": "params"}}, "least params, accuracy ≥ 9%"),
+    ],
+)
+def test_a_budget_is_read_as_it_was_meant(budget: dict[str, Any], said: str) -> None:
+    assert aims(budget, UNICODE) == said
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "said"),
+    [
+        ("macs", 1_643_328, "1.64 M"),
+        ("weight_bytes", 207_400, "207 kB"),
+        ("latency", 4_210_000, "4.21 ms"),
+        ("throughput", 210, "210/s"),
+        ("accuracy", 0.915, "91.5 %"),
+    ],
+)
+def test_a_value_is_told_in_the_unit_of_its_metric(metric: str, value: float, said: str) -> None:
+    assert measure(metric, value) == said
+
+
 def test_a_job_without_a_student_shows_why() -> None:
-    document = JOB.model_dump(mode="json") | {"student": None, "state": "FAILED", "reason": "every trial failed"}
+    document = JOB.model_dump(mode="json") | {
+        "student": None,
+        "students": [],
+        "state": "FAILED",
+        "reason": "every trial failed",
+    }
     failed = JobDocument.model_validate(document)
     for picture in (
         unfinished_screen(failed, signs=UNICODE),
@@ -189,8 +282,8 @@ plotted = st.tuples(st.floats(1, 1e12), accuracies)
 @given(
     candidates=st.lists(plotted, max_size=30),
     teacher=plotted,
-    student=st.none() | plotted,
-    limit=st.none() | st.floats(1, 1e12),
+    students=st.lists(plotted, max_size=3),
+    limits=st.lists(st.floats(1, 1e12), max_size=3),
     width=st.integers(26, 120),
     height=st.integers(2, 20),
     signs=st.sampled_from([UNICODE, ASCII]),
@@ -198,17 +291,17 @@ plotted = st.tuples(st.floats(1, 1e12), accuracies)
 def test_a_plot_is_never_wider_than_asked_and_always_shows_the_student(
     candidates: list[tuple[float, float]],
     teacher: tuple[float, float],
-    student: tuple[float, float] | None,
-    limit: float | None,
+    students: list[tuple[float, float]],
+    limits: list[float],
     width: int,
     height: int,
     signs: Any,
 ) -> None:
-    lines = scatter(Picture(candidates, teacher, student, limit), width=width, height=height, signs=signs)
+    lines = scatter(Picture(candidates, teacher, students, limits), width=width, height=height, signs=signs)
     assert len(lines) == height + 2
     assert max(len(line) for line in lines) <= width
     text = "\n".join(line.plain for line in lines)
-    assert (signs.student if student is not None else signs.teacher) in text
+    assert (signs.student if students else signs.teacher) in text
 
 
 @given(st.lists(accuracies, max_size=40))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable
@@ -75,10 +76,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[House, str]:
     return house, job
 
 
-def take_home(house: House, job: str, folder: Path) -> nn.Module:
+def take_home(house: House, job: str, folder: Path, name: str = "student") -> nn.Module:
     """The student as its owner gets it: by the `load.py` that came with it."""
     for stored in house.ledger.job(job).files:
-        (folder / Path(stored.name).name).write_bytes(house.artifacts.get(stored.artifact.key))
+        if stored.name.startswith(f"{name}/"):
+            (folder / Path(stored.name).name).write_bytes(house.artifacts.get(stored.artifact.key))
     found = importlib.util.spec_from_file_location("load", folder / "load.py")
     assert found is not None
     assert found.loader is not None
@@ -153,6 +155,117 @@ def test_a_teacher_may_bring_its_weights(finished: tuple[House, str], tmp_path: 
     state, job = house.drive(JobSpec.model_validate(document))
     assert state is JobState.SUCCEEDED
     assert house.result(job, Phase.TEACHER)["source"] == "weights"
+
+
+LADDER = {"macs": ["60%", "30%"], "params": "80%"}
+
+
+@pytest.fixture(scope="module")
+def laddered(finished: tuple[House, str]) -> tuple[House, str]:
+    house, _ = finished
+    state, job = house.drive(small_spec(budget=LADDER, finalists={"count": 1, "steps": 4, "checkpoint_every": 2}))
+    assert state is JobState.SUCCEEDED
+    return house, job
+
+
+def test_every_level_of_a_ladder_gets_its_student(laddered: tuple[House, str], tmp_path: Path) -> None:
+    house, job = laddered
+    document = house.document(job)
+    teacher = document.teacher.cost
+    assert teacher is not None
+    assert document.levels == [
+        {"macs": teacher["macs"] * 60 // 100, "params": teacher["params"] * 80 // 100},
+        {"macs": teacher["macs"] * 30 // 100, "params": teacher["params"] * 80 // 100},
+    ]
+    assert [student.folder for student in document.students] == ["student-1", "student-2"]
+    assert document.student == document.students[0]
+    for student, limits in zip(document.students, document.levels, strict=True):
+        (tmp_path / student.folder).mkdir()
+        taken = take_home(house, job, tmp_path / student.folder, student.folder)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            taken(torch.randn(1, 3, 32, 32))
+        assert student.cost["macs"] * 2 == student.cost["flops"] == counter.get_total_flops()
+        assert counter.get_total_flops() // 2 <= limits["macs"]
+        assert sum(parameter.numel() for parameter in taken.parameters()) == student.cost["params"] <= limits["params"]
+        assert {verdict.metric: verdict.limit for verdict in student.verdicts} == limits
+        assert all(verdict.fits for verdict in student.verdicts)
+
+
+def test_the_winner_of_a_level_is_the_best_of_all_finalists_that_fit_it(laddered: tuple[House, str]) -> None:
+    house, job = laddered
+    result = FinalistsResult.model_validate(house.result(job, Phase.FINALISTS))
+    trials = {trial.id: trial for trial in house.ledger.trials(job)}
+    assert len({finalist.trial for finalist in result.finalists}) == len(result.finalists)
+    for winner, limits in zip(result.winners, house.document(job).levels, strict=True):
+        fitting = [f for f in result.finalists if trials[f.trial].cost["macs"] <= limits["macs"]]
+        best = max(fitting, key=lambda finalist: (finalist.accuracy, -finalist.kl))
+        assert winner.trial == best.trial
+
+
+GOAL: dict[str, Any] = {
+    "budget": {"accuracy": {"at_least": "1%"}, "params": "90%"},
+    "search": {**small_spec().search.model_dump(mode="json"), "trials": 6, "rungs": [2]},
+    "finalists": {"count": 1, "steps": 4, "checkpoint_every": 2},
+}
+
+
+def test_the_cheapest_student_above_an_accuracy_is_found(finished: tuple[House, str]) -> None:
+    """Untrained networks guess one in ten right, so a floor of 1 % is kept at the tightest level of all."""
+    house, _ = finished
+    state, job = house.drive(small_spec(**GOAL))
+    assert state is JobState.SUCCEEDED
+    document = house.document(job)
+    assert len(document.levels) == 6
+    (student,) = document.students
+    verdicts = {verdict.metric: verdict for verdict in student.verdicts}
+    assert verdicts.keys() == {"params", "accuracy"}
+    assert (verdicts["accuracy"].limit, verdicts["accuracy"].value) == (0.01, student.metrics.validation_accuracy)
+    assert all(verdict.fits for verdict in verdicts.values())
+    assert student.cost["macs"] <= document.levels[-1]["macs"]
+    assert student.cost["macs"] == min(trial.cost["macs"] for trial in house.ledger.trials(job))
+    assert {artifact.name.split("/")[0] for artifact in document.artifacts} == {"student"}
+
+
+def test_an_accuracy_that_nothing_keeps_fails_with_the_best_that_was_reached(finished: tuple[House, str]) -> None:
+    house, _ = finished
+    state, job = house.drive(small_spec(**(GOAL | {"budget": {"accuracy": {"at_least": "100%"}}})))
+    assert state is JobState.FAILED
+    reason = house.ledger.job(job).reason
+    scored = [event.data for event in house.ledger.events(job) if event.kind == "FINALIST_SCORED"]
+    best = max(scored, key=lambda data: data["accuracy"])
+    (trial,) = (trial for trial in house.ledger.trials(job) if trial.id == best["trial"])
+    assert "no student keeps the accuracy: 100.00% on validation are asked for" in reason
+    assert f"reached {best['accuracy']:.2%} with {trial.cost['macs']:,} macs" in reason
+    assert house.document(job).students == []
+
+
+def test_a_bisection_that_is_taken_over_asks_the_same_levels(finished: tuple[House, str]) -> None:
+    """Where nothing keeps the accuracy, every half is walked through; the second finalist's driver dies."""
+    first, _ = finished
+    spec = small_spec(**(GOAL | {"budget": {"accuracy": {"at_least": "100%"}}}))
+    state, whole = first.drive(spec)
+    deaths = [False, True]
+
+    def die(_: str, event: Event) -> None:
+        if event.kind == "FINALIST_SCORED" and deaths and deaths.pop(0):
+            raise OSError("the machine lost its power")
+
+    house = copy.copy(first)
+    house.ledger = MemoryLedger(on_event=die)
+    job = house.ledger.submit(spec)[0].id
+    claim = house.claimed()
+    with pytest.raises(OSError, match="lost its power"):
+        house.driver(claim).drive()
+    house.ledger.release(claim)
+    assert house.driver(house.claimed()).drive() is state is JobState.FAILED
+
+    def scores(ledger: MemoryLedger, job_id: str) -> dict[int, float]:
+        found = (event.data for event in ledger.events(job_id) if event.kind == "FINALIST_SCORED")
+        return {data["number"]: data["accuracy"] for data in found}
+
+    assert scores(house.ledger, job) == scores(first.ledger, whole)
+    assert len(scores(house.ledger, job)) > 1
+    assert house.ledger.job(job).reason == first.ledger.job(whole).reason
 
 
 def test_cancelling_ends_the_job_at_its_next_step(tmp_path: Path) -> None:
