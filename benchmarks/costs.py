@@ -16,7 +16,7 @@ import torch
 from search.catalog import Catalog
 from search.costs.measure import count
 from search.spec import Pick, SpaceSpec
-from search.surgery.survey import survey
+from search.surgery import survey
 
 TEACHERS = (
     ("small_resnet", Pick(name="small_resnet"), 32, SpaceSpec(divisor=2)),

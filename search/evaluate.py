@@ -13,7 +13,7 @@ from search.batches import Cached
 from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, Quality, quality
 from search.spec import Schedule
-from search.surgery.survey import Survey
+from search.surgery import Survey
 from search.training import Pupil, Stretch, recalibrate, train
 
 

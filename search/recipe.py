@@ -19,14 +19,14 @@ from torch import nn
 
 from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
-from search.errors import BudgetImpossible, InvalidSpec, UserError
+from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
 from search.projection import Projector
 from search.rungs import Rungs
 from search.spec import JobSpec, Pick, SpaceSpec
 from search.strategies.wrappers import Distinct, Projected
-from search.surgery.survey import Survey, survey
+from search.surgery import Survey, survey
 from search.teachers.weights import load_weights
 
 
@@ -158,7 +158,13 @@ _STEPS = 6
 def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Survey:
     """The survey of a teacher of the dataset's images; the same for everyone who asks. Raises `Unsupported`."""
     example = torch.randn(2, *info.shape, generator=torch.Generator().manual_seed(0))
-    return survey(teacher, example, options)
+    found = survey(teacher, example, options)
+    if found.outputs != ((1, len(info.classes)),):
+        raise Unsupported(
+            f"the network answers an image with {' and '.join(map(str, found.outputs))}; "
+            f"a classifier of this dataset answers with logits {(1, len(info.classes))}"
+        )
+    return found
 
 
 def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info: DatasetInfo | None = None) -> Recipe:

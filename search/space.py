@@ -2,7 +2,7 @@
 The space of students of one teacher: finite, categorical, hashable.
 
 A *site* is one thing that can be chosen, a *choice* one option at a site, a *candidate* a choice for every site. All
-choices are whole numbers and all costs rise with them, so the smallest student takes the first choice everywhere.
+choices are whole numbers, and all costs rise with them, but for operators: there one cost may fall as another rises.
 """
 
 from __future__ import annotations
@@ -26,12 +26,19 @@ class Site:
     One thing that can be chosen.
 
     `width`: channels kept of a group of coupled channels; choices rise to the teacher's width.
+    `group`: channels kept of every group of grouped convolutions; where there is such a site, `width` counts as if
+    groups were whole, and says how many of them are kept.
     `removal`: 0 takes the residual block away, 1 keeps it.
+    `kernel`: the odd size to which a kernel is cropped.
+    `operator`: 8 is the convolution as it is, 2 and 4 a pair of convolutions of that rank in eighths of the channels
+    it writes, 0 a depthwise and a pointwise convolution.
+    `resolution`: the size in pixels at which the student looks at its images.
+
     `within` names the removal site whose 0 makes this site's choice void.
     """
 
     name: str
-    kind: Literal["width", "removal"]
+    kind: Literal["width", "group", "removal", "kernel", "operator", "resolution"]
     block: str
     choices: tuple[int, ...]
     within: str | None = None
@@ -116,11 +123,11 @@ class Space:
         return Candidate(canonical, _digest([self.key, canonical]))
 
     def full(self) -> Candidate:
-        """The teacher itself."""
+        """The last choice everywhere: the teacher itself, where no rule of the space keeps it narrower."""
         return self.candidate({site.name: site.full for site in self.sites})
 
     def least(self) -> Candidate:
-        """The smallest student: least in every cost at once."""
+        """The first choice everywhere; the cheapest student in every cost, unless there are operators to choose."""
         return self.candidate({site.name: site.least for site in self.sites})
 
     def sample(self, rng: np.random.Generator) -> Candidate:

@@ -293,6 +293,34 @@ class BudgetSpec(Part):
 
 _METRICS = 16
 
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class BlockRule(Part):
+    """Other settings for some blocks. What is left out stays as the space has it; of several rules the last counts."""
+
+    match: Pattern
+    """A name, or a pattern with `*` and `?`, of blocks, layers or sites: `layer3.*`, `features.7`, `*.conv2`."""
+    divisor: int | None = Field(None, ge=1, le=1024)
+    min_keep: Share | None = None
+    max_keep: Share | None = None
+    """Largest share of its channels that a width keeps; below 1 every student is narrower than the teacher."""
+    keep: tuple[Share, ...] | None = Field(None, min_length=1, max_length=64)
+    """The shares that widths offer, instead of even steps."""
+    removal: bool | None = None
+    min_kernel: int | None = Field(None, ge=1, le=63)
+    operators: tuple[Literal["low_rank", "separable"], ...] | None = None
+    groups: bool | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BlockRule:
+        if self.keep is not None and list(self.keep) != sorted(set(self.keep)):
+            raise ValueError("`keep` must rise, for example [0.25, 0.5, 1.0]")
+        if self.keep is not None and (self.min_keep is not None or self.max_keep is not None):
+            raise ValueError("give either `keep`, or `min_keep` and `max_keep`")
+        return self
+
 
 class SpaceSpec(Part):
     """What may be changed in the teacher."""
@@ -301,10 +329,30 @@ class SpaceSpec(Part):
     """Channel counts are multiples of this (2 suits tiny networks, 8 to 32 real hardware)."""
     steps: int = Field(8, ge=2, le=64)
     """How many widths a site offers between nothing and full, evenly spaced."""
-    min_keep: float = Field(0.125, gt=0, le=1)
+    min_keep: Share = 0.125
     """Smallest share of its channels that a width keeps."""
     removal: bool = True
     """Whether residual blocks may be removed whole."""
+    min_kernel: int = Field(3, ge=1, le=63)
+    """Larger kernels may be cropped to odd sizes down to this; 63 leaves them all as they are."""
+    operators: tuple[Literal["low_rank", "separable"], ...] = ()
+    """What may stand for a k x k convolution: two of lower rank, or a depthwise and a pointwise one."""
+    groups: bool = False
+    """Whether the groups of grouped convolutions may be made narrower, and not only fewer."""
+    resolutions: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((), max_length=16)
+    """Smaller sizes, in pixels, to which the student may shrink its images before it looks at them."""
+    include: tuple[Pattern, ...] = Field(("*",), max_length=256)
+    """What may be changed: patterns of blocks, layers or sites. Everything else stays as it is."""
+    exclude: tuple[Pattern, ...] = Field((), max_length=256)
+    """What of that stays as it is."""
+    blocks: tuple[BlockRule, ...] = Field((), max_length=256)
+
+    @field_validator("resolutions")
+    @classmethod
+    def _rising(cls, resolutions: tuple[int, ...]) -> tuple[int, ...]:
+        if list(resolutions) != sorted(set(resolutions)):
+            raise ValueError("resolutions must rise, for example [24, 28]")
+        return resolutions
 
 
 class SearchSpec(Part):

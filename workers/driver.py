@@ -26,7 +26,7 @@ from search.plugins import DatasetInfo
 from search.quality import Quality
 from search.recipe import Recipe, prepare
 from search.spec import AccuracyGoal, JobSpec, read_spec
-from search.surgery.survey import Survey
+from search.surgery import Survey
 from search.teachers.weights import load_weights
 from search.training import Pupil
 from search.trial import State, Trial

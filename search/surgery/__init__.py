@@ -1,0 +1,13 @@
+"""
+From a network to the space of its students, their exact costs, and the students themselves.
+
+    found = survey(model, example, SpaceSpec())
+    candidate = found.space.sample(rng)
+    found.costs([candidate])["macs"]
+    student = found.graft(candidate)
+"""
+
+from search.surgery.anatomy import Finding, Survey
+from search.surgery.surveyor import survey
+
+__all__ = ["Finding", "Survey", "survey"]

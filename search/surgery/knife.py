@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search.surgery.channels import Indices
-from search.surgery.groups import Grouping, Lane
+from search.surgery.flow import Indices
+from search.surgery.groups import Grouping, Kept, Lane, Order
 from search.surgery.layers import Layer, Side, resize
+from search.surgery.operators import Factors, Resized, crop, cropped, replacement
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """
+    What is done to a network: how much of every group is kept, which blocks are removed, which kernels are cropped to
+    which size, which convolutions get which operator (see `operators`), and the size of the images it looks at.
+    """
+
+    kept: Sequence[Kept]
+    removed: Collection[str] = ()
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
+    resolution: int | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +38,10 @@ class Knife:
 
     layers: Mapping[str, Layer]
     grouping: Grouping
+
+    @cached_property
+    def whole(self) -> Sequence[Kept]:
+        return [Kept(group.units, group.unit, group.unit) for group in self.grouping.groups]
 
     @cached_property
     def lanes_of(self) -> Mapping[str, Sequence[tuple[int, Lane]]]:
@@ -35,6 +55,17 @@ class Knife:
         return found
 
     @cached_property
+    def grouped(self) -> Mapping[str, int]:
+        """Grouped convolutions whose groups can be made narrower, by name, and the width group they belong to."""
+        found = {}
+        for (layer_name, side), lane in self.grouping.lanes.items():
+            bundle = self.layers[layer_name].bundle
+            for group in lane.tables:
+                if side == "in" and bundle and bundle["in"] > 1 and len(self.grouping.groups[group].inner) > 1:
+                    found[layer_name] = group
+        return found
+
+    @cached_property
     def _resized(self) -> Mapping[str, Mapping[Side, Lane]]:
         """By name of a layer: the lanes of its sides. Loose parameters have no number of channels to be told."""
         found: dict[str, dict[Side, Lane]] = {}
@@ -43,14 +74,16 @@ class Knife:
                 found.setdefault(layer_name, {})[side] = lane
         return found
 
-    def orders(self, model: nn.Module) -> list[Indices]:
+    def orders(self, model: nn.Module) -> list[Order]:
         """
-        For every group its units by falling importance.
+        For every group its units, and where these can be made narrower their channels, by falling importance.
 
         The importance of a unit is the sum of squared weights that produce or read it, each tensor's divided by its
         mean over the units, so that every layer has the same say.
         """
-        scores = [np.zeros(group.units) for group in self.grouping.groups]
+        groups = self.grouping.groups
+        units = [np.zeros(group.units) for group in groups]
+        strands: list[dict[int, NDArray[np.float64]]] = [{} for _ in groups]
         for layer_name, layer in self.layers.items():
             if layer.weighs is None:
                 continue
@@ -59,37 +92,59 @@ class Knife:
                 others = [other for other in range(weight.dim()) if other != dim]
                 per_channel = weight.square().sum(others, dtype=torch.float64).numpy()
                 for group, table in lane.tables.items():
-                    per_unit = per_channel[table].sum(1)
-                    scores[group] += per_unit / max(float(per_unit.mean()), 1e-30)
-        return [np.argsort(-score, kind="stable") for score in scores]
+                    shape = (groups[group].units, table.width, table.repeat)
+                    each = per_channel[table.addresses].reshape(shape).sum(2)
+                    each = each / max(float(each.mean()), 1e-30)
+                    units[group] += each.mean(1)
+                    if len(groups[group].inner) > 1:
+                        known = strands[group].setdefault(table.strand, np.zeros(each.shape))
+                        known += each
+        orders = []
+        for score, inside in zip(units, strands, strict=True):
+            order = np.argsort(-score, kind="stable")
+            within = {strand: np.argsort(-each[order], axis=1, kind="stable") for strand, each in inside.items()}
+            orders.append(Order(order, within))
+        return orders
 
-    def reorder(self, model: nn.Module, orders: Sequence[Indices]) -> None:
-        """Permutes channels in place: unit `orders[group][i]` becomes unit i. The function stays the same."""
+    def reorder(self, model: nn.Module, orders: Sequence[Order]) -> None:
+        """Permutes channels in place. The function stays the same."""
         with torch.no_grad():
             for name, tensor in _tensors(model):
                 for dim, lane in self.lanes_of.get(name, ()):
                     order = torch.from_numpy(lane.sorted(orders))
                     tensor.data = tensor.index_select(dim, order)
+            for layer_name, group in self.grouped.items():
+                strand = self.grouping.lanes[layer_name, "in"].tables[group].strand
+                within = orders[group].strands.get(strand)
+                if within is not None:
+                    weight = model.get_parameter(f"{layer_name}.weight")
+                    weight.data = _within_groups(weight, torch.from_numpy(within))
 
-    def graft(self, model: nn.Module, kept: Sequence[int], removed: Collection[str]) -> nn.Module:
+    def graft(self, model: nn.Module, cuts: Cuts, factors: Factors) -> nn.Module:
         """
-        A new network with the first `kept[group]` units of every group and `removed` blocks replaced by identities.
+        A new network, cut from `model`, whose `factors` are those of other operators' weights.
 
-        Its tensors are copies of slices of `model`'s; `model` is untouched.
+        Removed blocks are replaced by identities. Its tensors are copies of slices of `model`'s; `model` is untouched.
         """
-        memo: dict[int, object] = {id(model.get_submodule(name)): nn.Identity() for name in removed}
-        inside = tuple(f"{name}." for name in removed)
         stays: dict[int, Indices | None] = {}
         for lane in {id(lane): lane for lane in self.grouping.lanes.values()}.values():
-            stays[id(lane)] = lane.keeps(kept)
+            stays[id(lane)] = lane.keeps(cuts.kept)
+        memo: dict[int, object] = {id(model.get_submodule(name)): nn.Identity() for name in cuts.removed}
+        for name in cuts.operators:
+            memo[id(model.get_submodule(name))] = self._replaced(model, name, cuts, factors, stays)
+        gone = tuple(f"{name}." for name in (*cuts.removed, *cuts.operators))
         for name, tensor in _tensors(model):
-            if name.startswith(inside) if inside else False:
+            if gone and name.startswith(gone):
                 continue
             sliced = tensor.detach()
             for dim, lane in self.lanes_of.get(name, ()):
                 indices = stays[id(lane)]
                 if indices is not None:
                     sliced = _sliced(sliced, dim, indices)
+            layer_name, _, part = name.rpartition(".")
+            if part == "weight":
+                sliced = cropped(sliced, cuts.kernels.get(layer_name))
+                sliced = sliced[:, : self._inputs(layer_name, cuts, sliced.shape[1])] if sliced.dim() > 1 else sliced
             owned = sliced.clone(memory_format=torch.contiguous_format)
             memo[id(tensor)] = (
                 nn.Parameter(owned, requires_grad=owned.is_floating_point())
@@ -98,15 +153,53 @@ class Knife:
             )
         student = copy.deepcopy(model, memo)
         modules = dict(student.named_modules())
-        for layer_name, lanes in self._resized.items():
-            if (inside and layer_name.startswith(inside)) or layer_name in removed:
-                continue
-            channels = dict(self.layers[layer_name].channels)
-            for side, lane in lanes.items():
-                indices = stays[id(lane)]
-                channels[side] = lane.size if indices is None else len(indices)
-            resize(modules[layer_name], channels)
-        return student
+        told = {name for name in (*self._resized, *cuts.kernels) if not f"{name}.".startswith(gone or " ")}
+        for layer_name in told:
+            module = modules[layer_name]
+            if layer_name in cuts.kernels and isinstance(module, nn.Conv2d):
+                crop(module, cuts.kernels[layer_name])
+            self._tell(layer_name, module, cuts, stays)
+        return student if cuts.resolution is None else Resized(student, cuts.resolution).train(student.training)
+
+    def _tell(self, layer_name: str, module: nn.Module, cuts: Cuts, stays: Mapping[int, Indices | None]) -> None:
+        layer = self.layers[layer_name]
+        channels, groups = dict(layer.channels), 1
+        if layer.bundle is not None:
+            groups = channels["out"] // layer.bundle["out"]
+        for side, lane in self._resized.get(layer_name, {}).items():
+            indices = stays[id(lane)]
+            channels[side] = lane.size if indices is None else len(indices)
+            if layer.bundle is not None and indices is not None:
+                groups = len(np.unique(indices // layer.bundle[side]))
+        resize(module, channels, groups)
+
+    def _inputs(self, layer_name: str, cuts: Cuts, inputs: int) -> int:
+        """Inputs left of one group of a grouped convolution."""
+        if layer_name not in self.grouped:
+            return inputs
+        kept = cuts.kept[self.grouped[layer_name]]
+        return inputs * kept.inner // kept.unit
+
+    def _replaced(
+        self, model: nn.Module, name: str, cuts: Cuts, factors: Factors, stays: Mapping[int, Indices | None]
+    ) -> nn.Module:
+        conv = model.get_submodule(name)
+        if not isinstance(conv, nn.Conv2d):
+            raise TypeError(f"{name} is no convolution")
+        choice, size = cuts.operators[name], cuts.kernels.get(name)
+        lanes = (self.grouping.lanes.get((name, "in")), self.grouping.lanes.get((name, "out")))
+        inputs, outputs = (None if lane is None else stays[id(lane)] for lane in lanes)
+        return replacement(conv, choice, factors.of(name, size, separable=choice == 0), inputs, outputs, size)
+
+
+def _within_groups(weight: Tensor, order: Tensor) -> Tensor:
+    """Of a grouped convolution's weight `[out, in per group, ...]`, the inputs of group g in the order `order[g]`."""
+    groups, inputs = order.shape
+    split = weight.reshape(groups, -1, *weight.shape[1:])
+    index = order.reshape(groups, 1, inputs, *(1,) * (weight.dim() - 2)).expand(
+        -1, split.shape[1], -1, *weight.shape[2:]
+    )
+    return split.gather(2, index).reshape(weight.shape)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

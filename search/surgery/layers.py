@@ -84,14 +84,12 @@ def _present(module: nn.Module, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
     return tuple(cut for cut in cuts if getattr(module, cut.tensor) is not None)
 
 
-def resize(module: nn.Module, channels: Mapping[Side, int]) -> None:
-    """Writes the new numbers of channels where a layer keeps them. Its tensors are cut elsewhere."""
+def resize(module: nn.Module, channels: Mapping[Side, int], groups: int) -> None:
+    """Writes the new numbers of channels and groups where a layer keeps them. Its tensors are cut elsewhere."""
     told: Any = module  # torch's stubs declare some of these as final
     match module:
         case _ConvNd():
-            if module.groups > 1:
-                told.groups = module.groups * channels["out"] // module.out_channels
-            told.in_channels, told.out_channels = channels["in"], channels["out"]
+            told.groups, told.in_channels, told.out_channels = groups, channels["in"], channels["out"]
         case nn.Linear():
             told.in_features, told.out_features = channels["in"], channels["out"]
         case _BatchNorm() | _InstanceNorm():
@@ -99,8 +97,7 @@ def resize(module: nn.Module, channels: Mapping[Side, int]) -> None:
         case nn.LayerNorm():
             told.normalized_shape = (channels["out"],)
         case nn.GroupNorm():
-            told.num_groups = module.num_groups * channels["out"] // module.num_channels
-            told.num_channels = channels["out"]
+            told.num_groups, told.num_channels = groups, channels["out"]
         case nn.PReLU():
             told.num_parameters = channels["out"]
 

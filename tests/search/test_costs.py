@@ -131,7 +131,13 @@ def test_a_network_is_counted_as_the_closed_form_says() -> None:
     macs = 256 * (8 * 3 * 9 + 8 * 9 + 12 * 4) + 12 * 10
     params = (8 * 27 + 8) + 16 + 72 + (12 * 4 + 12) + (120 + 10)
     found = count(model, torch.randn(5, 3, 32, 32))
-    assert found == {"macs": macs, "flops": 2 * macs, "params": params}
+    assert found == {
+        "macs": macs,
+        "flops": 2 * macs,
+        "params": params,
+        "weight_bytes": 4 * params + 4 * (8 + 8) + 8,  # batch norm's running statistics and its count of batches
+        "activation_bytes": 4 * (3 * 32 * 32 + 8 * 16 * 16),  # while the first convolution reads the image
+    }
     assert model.training
     assert int(model[1].num_batches_tracked) == 0, "counting does not touch the statistics of batch norm"
 

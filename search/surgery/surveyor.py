@@ -1,0 +1,354 @@
+"""Looks at a network, offers what it understands, and keeps what stands the test on a copy."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from search.costs.measure import count
+from search.errors import Unsupported
+from search.spec import SpaceSpec
+from search.surgery.anatomy import Anatomy, Finding, Status, Survey
+from search.surgery.blocks import removable_blocks
+from search.surgery.channels import channels_of
+from search.surgery.flow import Flow, Indices, check, flow_of
+from search.surgery.groups import Grouping, Order, grouping
+from search.surgery.knife import Knife
+from search.surgery.memory import Memory
+from search.surgery.operators import Factors, Resized
+from search.surgery.rules import Rules
+from search.surgery.sites import RESOLUTION, Finder, Sites
+from search.surgery.terms import Counting, is_plain
+
+_TIME_LIMIT = 60.0
+"""Seconds of computing, not of waiting for a busy machine, after which a survey is given up."""
+_TOLERANCE = 1e-3
+"""Largest deviation of outputs, relative to the largest, at which two forms of one random network are the same."""
+_EXACTNESS = 1e-4
+"""The same, for the teacher itself."""
+_ROUNDS = 4
+
+
+def survey(model: nn.Module, example: Tensor, options: SpaceSpec | None = None) -> Survey:
+    """
+    Surveys `model`, which maps images like `example` `[n, c, h, w]` to tensors, in any nesting: logits, or a backbone's
+    feature maps. `model` is left as it is.
+
+    What is not understood is frozen, with a reason in the report. Whatever is offered has been tried on a copy with
+    random weights: reordering its channels changes nothing, cutting it gives a network that costs what was computed.
+
+    Raises:
+        Unsupported: the network cannot be copied or run on the example, or nothing in it can be changed.
+        InvalidSpec: a pattern of `options` fits nothing in this network.
+    """
+    deadline = time.thread_time() + _TIME_LIMIT
+    image = example.detach()[:1].to(device="cpu", dtype=torch.float32, copy=True)
+    teacher = _copied(model)
+    outputs = _outputs(teacher, image)
+    anatomy = _Surveyor(_skeleton(teacher), image, options or SpaceSpec(), deadline).anatomy()
+    anatomy.knife.reorder(teacher, anatomy.knife.orders(teacher))
+    for changed in (teacher, anatomy.copy(teacher)):
+        if not _agree(_outputs(changed, image), outputs, _EXACTNESS):
+            raise Unsupported(
+                "sorting the network's channels changed its answers: its numbers are too large for float32"
+            )
+    return Survey(teacher, anatomy, [tuple(output.shape) for output in outputs])
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        copied = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    except Exception as error:
+        raise Unsupported(f"the network cannot be copied ({type(error).__name__}: {error})") from error
+    return copied.requires_grad_(True)
+
+
+def _outputs(model: nn.Module, image: Tensor) -> list[Tensor]:
+    try:
+        with torch.no_grad():
+            answer = model(image.clone())
+    except Exception as error:
+        shape = "x".join(map(str, image.shape[1:]))
+        raise Unsupported(f"the network does not run on a {shape} image ({type(error).__name__}: {error})") from error
+    outputs = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not outputs:
+        raise Unsupported("the network must answer a batch of images with tensors, such as logits [n, classes]")
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise Unsupported("the network's answers are not finite; train it again or give other weights")
+    return outputs
+
+
+def _agree(outputs: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
+    return len(outputs) == len(others) and all(
+        output.shape == other.shape
+        and bool((output - other).abs().max() <= tolerance * other.abs().max().clamp_min(1e-6))
+        for output, other in zip(outputs, others, strict=True)
+    )
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """A copy with the same random weights on every machine, of a size that keeps every layer's signal alive."""
+    generator = torch.Generator().manual_seed(0)
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        weight = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() >= 2 and parameter[0].numel() > 1:
+            weight *= (2 / parameter[0].numel()) ** 0.5
+        else:
+            weight.mul_(0.25).add_(0.5)
+        memo[id(parameter)] = nn.Parameter(weight)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            memo[id(buffer)] = 0.25 * torch.randn(buffer.shape, generator=generator)
+        elif name.endswith("running_var"):
+            memo[id(buffer)] = 0.75 + 0.5 * torch.rand(buffer.shape, generator=generator)
+    return copy.deepcopy(model, memo)
+
+
+class _Surveyor:
+    """Finds the anatomy of a network, and freezes what does not stand the test."""
+
+    def __init__(self, model: nn.Module, image: Tensor, options: SpaceSpec, deadline: float) -> None:
+        self._model, self._options, self._deadline = model, options, deadline
+        self._rules = Rules(options)
+        self._image = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+        self._outputs = _outputs(model, self._image)
+        self._cost = count(model, self._image)
+        self._barred: dict[str, str] = {}
+        self._flows = self._watched()
+        self._channels = channels_of(self._flows[-1])
+        self._modules = dict(model.named_modules())
+        self._finder = Finder(self._modules, list(self._channels.layers), self._rules, image.shape[-1])
+        self._residual = removable_blocks(model, self._image)
+        self._blocks = self._finder.removable(self._residual)
+
+    def anatomy(self) -> Anatomy:
+        """Raises `Unsupported` when nothing is left that stands the test."""
+        found = self._assembled()
+        self._rules.check(self._modules)
+        for _ in range(_ROUNDS):
+            sites = list(range(len(found.space.sites)))
+            if not sites or not self._complaint(found, sites):
+                break
+            self._bar_failing(found, sites)
+            found = self._assembled()
+        else:
+            raise Unsupported("the network cannot be surveyed: what stands alone does not stand together")
+        if not found.space.sites:
+            reasons = "; ".join(dict.fromkeys(finding.reason for finding in found.report if finding.reason))
+            raise Unsupported(
+                f"nothing in the network can be made smaller: {reasons[:500] or 'it has no convolutions'}"
+            )
+        return found
+
+    def _watched(self) -> list[Flow]:
+        """One flow for every size of image that can be chosen, the network's own the last."""
+        own = flow_of(self._model, self._image, deadline=self._deadline)
+        flows = []
+        for size in self._options.resolutions:
+            if size >= self._image.shape[-1]:
+                continue
+            resized = Resized(nn.Identity(), size)(self._image)
+            try:
+                flow = flow_of(self._model, resized, deadline=self._deadline)
+            except Unsupported:
+                raise
+            except Exception as error:
+                self._barred[RESOLUTION] = f"the network does not run on {size} x {size} pixels ({error})"
+                return [own]
+            if [step.module for step in flow.steps] != [step.module for step in own.steps]:
+                self._barred[RESOLUTION] = f"the network takes other steps on {size} x {size} pixels"
+                return [own]
+            flows.append(flow)
+        return [*flows, own]
+
+    def _assembled(self) -> Anatomy:
+        found = grouping(self._channels, self._barred)
+        for group, name, block, _ in self._finder.named(found.groups, self._blocks):
+            if self._finder.widths(group, name, block) == (group.width,):
+                self._barred[group.writers[0]] = self._finder.why_whole(group, name, block)
+        found = grouping(self._channels, self._barred)
+        blocks = [block for block in self._blocks if block not in self._barred]
+        knife = Knife(self._channels.layers, found)
+        resolutions = self._options.resolutions if len(self._flows) > 1 else ()
+        sites = self._finder.sites(found.groups, blocks, resolutions, self._barred.__contains__)
+        awkward = [
+            layer
+            for layer in sites.operator_of.values()
+            if not is_plain(found.lanes.get((layer, "out")), sites.inner_of.values())
+        ]
+        if awkward:
+            why = "the channels it writes are of several widths"
+            self._barred.update({f"{layer}.operator": why for layer in awkward})
+            sites = self._finder.sites(found.groups, blocks, resolutions, self._barred.__contains__)
+        memory = Memory(
+            self._flows if sites.resolution is not None else self._flows[-1:], self._channels, found, blocks
+        )
+        flows = [run.flow for run in memory.runs]
+        counting = Counting(self._model, flows, self._channels, knife, sites, memory)
+        homes = {site.block for site in sites.space.sites}
+        costs = counting.blocks(homes)
+        return Anatomy(
+            self._channels, knife, sites, counting.polynomials(), costs, self._cost, self._report(found, sites)
+        )
+
+    def _report(self, found: Grouping, sites: Sites) -> tuple[Finding, ...]:
+        names = {group: sites.space.sites[site].name for site, group in sites.group_of.items()}
+        findings = []
+        for name, module in self._model.named_modules():
+            if name in self._blocks:
+                reason = self._barred.get(name, "")
+                site = None if reason else f"{name}.keep"
+                findings.append(Finding(name, _status(reason) if reason else "removable", site, reason))
+            layer = self._channels.layers.get(name)
+            if layer is None or layer.weighs is None:
+                own = [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
+                if layer is None and not self._channels.layers.keys() >= set(own):
+                    reason = f"{type(module).__name__} is not understood, or not used in evaluation"
+                    findings.append(Finding(name, "unsupported", None, reason))
+                continue
+            lane = found.lanes.get((name, "out"))
+            if lane is not None:
+                findings.append(Finding(name, "searchable", names[min(lane.tables)]))
+                continue
+            own_sites = [site.name for site in sites.space.sites if site.name.startswith(f"{name}.")]
+            if own_sites:
+                findings.append(Finding(name, "searchable", own_sites[0]))
+            else:
+                reason = found.frozen.get(name, "its inputs are frozen")
+                findings.append(Finding(name, _status(reason), None, reason))
+        return tuple(findings)
+
+    def _bar_failing(self, found: Anatomy, at: Sequence[int]) -> None:
+        """Bars the sites among `at` that do not stand the test, found by halving."""
+        check(self._deadline)
+        complaint = self._complaint(found, at)
+        if not complaint:
+            return
+        if len(at) > 1:
+            middle = len(at) // 2
+            before = len(self._barred)
+            self._bar_failing(found, at[:middle])
+            self._bar_failing(found, at[middle:])
+            if len(self._barred) > before:
+                return
+        site = found.space.sites[at[-1]]
+        group = found.sites.group_of.get(at[-1])
+        if site.kind == "removal":
+            self._barred[site.block] = complaint
+        else:
+            self._barred[site.name if group is None else found.knife.grouping.groups[group].writers[0]] = complaint
+
+    def _complaint(self, found: Anatomy, at: Collection[int]) -> str:
+        """What is wrong with changing the sites `at`, all others left as they are; empty when nothing is."""
+        trials: tuple[Callable[[Anatomy, Collection[int]], str], ...] = (
+            self._misordered,
+            self._miscounted,
+            self._misplaced,
+        )
+        try:
+            return next((complaint for trial in trials if (complaint := trial(found, at))), "")
+        except Unsupported as error:
+            return f"cutting it breaks the network ({error.message[:200]})"
+        except Exception as error:  # whatever a network does when it is cut wrongly
+            return f"cutting it breaks the network ({type(error).__name__}: {str(error)[:200]})"
+
+    def _misordered(self, found: Anatomy, at: Collection[int]) -> str:
+        rng = np.random.default_rng(0)
+        orders = [Order(np.arange(group.units), {}) for group in found.knife.grouping.groups]
+        for site, group in found.sites.group_of.items():
+            if site in at:
+                orders[group] = Order(rng.permutation(orders[group].units), {})
+        for site, group in found.sites.inner_of.items():
+            if site in at:
+                units = found.knife.grouping.groups[group].units
+                strands = {
+                    table.strand: np.stack([rng.permutation(table.width) for _ in range(units)])
+                    for lane in found.knife.grouping.lanes.values()
+                    for other, table in lane.tables.items()
+                    if other == group
+                }
+                orders[group] = Order(orders[group].units, strands)
+        reordered = found.copy(self._model)
+        found.knife.reorder(reordered, orders)
+        if _agree(_outputs(reordered, self._image), self._outputs, _TOLERANCE):
+            return ""
+        return "its channels are coupled in a way that is not understood: reordering them changes the answers"
+
+    def _miscounted(self, found: Anatomy, at: Collection[int]) -> str:
+        rng = np.random.default_rng(0)
+        sites, factors = found.space.sites, Factors(self._model)
+        for draw in ("narrow", "least", "mixed"):
+            choices = {site.name: site.full for site in sites}
+            for index in at:
+                site = sites[index]
+                if draw == "mixed":
+                    choices[site.name] = int(rng.choice(site.choices))
+                elif draw == "least" or site.kind != "removal":
+                    choices[site.name] = site.least
+            candidate = found.space.candidate(choices)
+            counted = count(found.graft(self._model, candidate, factors), self._image)
+            computed = found.polynomials(found.space.array([candidate]))
+            wrong = [metric for metric, value in counted.items() if value != int(computed[metric][0])]
+            if wrong:
+                return f"the {wrong[0]} of the network that is left are not understood"
+        return ""
+
+    def _misplaced(self, found: Anatomy, at: Collection[int]) -> str:
+        """
+        Where channels are laid out anew, sizes may fit and yet a channel come to lie where another is meant: cutting
+        must do what silencing the cut channels in the whole network does.
+        """
+        bound = set(self._channels.labels[np.concatenate(self._bound())].tolist()) if self._flows[-1].bonds else set()
+        choices = {site.name: site.full for site in found.space.sites}
+        silenced = found.copy(self._model)
+        touched = False
+        for index in at:
+            group = found.sites.group_of.get(index)
+            if group is None:
+                continue
+            readers = []
+            for (layer, side), lane in found.knife.grouping.lanes.items():
+                if group in lane.tables and side == "in" and self._channels.layers[layer].mixes:
+                    readers.append((layer, lane.tables[group]))
+            axes = {layer: self._channels.axes[layer, "in"] for layer, _ in readers}
+            labels = {
+                label
+                for layer, table in readers
+                for label in self._channels.labels[axes[layer].start + table.addresses].ravel().tolist()
+            }
+            mixes = any(
+                isinstance(self._modules.get(layer), (nn.LayerNorm, nn.GroupNorm))
+                for layer in self._layers(found, group)
+            )
+            if not bound & labels or mixes:
+                continue
+            touched = True
+            site = found.space.sites[index]
+            choices[site.name] = site.least
+            unit = found.knife.grouping.groups[group].unit
+            for layer, table in readers:
+                weight = silenced.get_parameter(f"{layer}.weight")
+                weight.data[:, torch.from_numpy(table.addresses[site.least // unit :].ravel())] = 0
+        if not touched:
+            return ""
+        student = found.graft(self._model, found.space.candidate(choices), Factors(self._model))
+        if _agree(_outputs(student, self._image), _outputs(silenced, self._image), _TOLERANCE):
+            return ""
+        return "its channels are laid out in a way that is not understood"
+
+    def _bound(self) -> list[Indices]:
+        return [addresses for bond in self._flows[-1].bonds for addresses in bond]
+
+    def _layers(self, found: Anatomy, group: int) -> Sequence[str]:
+        return found.knife.grouping.groups[group].layers
+
+
+def _status(reason: str) -> Status:
+    return "unsupported" if "not understood" in reason or "breaks the network" in reason else "frozen"
