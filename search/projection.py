@@ -25,7 +25,7 @@ class Projector:
 
     def __init__(self, model: CostModel, budget: Budget) -> None:
         """Raises `BudgetImpossible` when not even the smallest student fits."""
-        self._model, self._budget, self._space = model, budget, model.space
+        self._model, self._space, self.budget = model, model.space, budget
         sites = self._space.sites
         self._widths = np.array([site.kind == "width" for site in sites], dtype=bool)
         self._full = np.array([site.full for site in sites], dtype=np.int64)
@@ -48,7 +48,7 @@ class Projector:
         kept = wanted.copy()
         while True:
             ladder = np.stack([self._scaled(kept, scale) for scale in _SCALES])
-            fitting = self._budget.fits(self._model.costs_of(ladder))
+            fitting = self.budget.fits(self._model.costs_of(ladder))
             if fitting.any():
                 chosen: Choices = ladder[int(fitting.argmax())]
                 return chosen
@@ -69,7 +69,7 @@ class Projector:
         rows = np.repeat(narrow[None], len(standing), axis=0)
         rows[np.arange(len(standing)), standing] = self._least[standing]
         costs = self._model.costs_of(rows)
-        excess = self._budget.excess(costs)
+        excess = self.budget.excess(costs)
         shorter = choices.copy()
         shorter[standing[int(excess.argmin())]] = 0
         return shorter
@@ -87,7 +87,7 @@ class Projector:
                 return chosen
             rows = np.repeat(chosen[None], len(sites), axis=0)
             rows[np.arange(len(sites)), sites] = steps
-            fitting = self._budget.fits(self._model.costs_of(rows))
+            fitting = self.budget.fits(self._model.costs_of(rows))
             if not fitting.any():
                 return chosen
             lag = np.where(fitting, chosen[sites] / np.maximum(wanted[sites], 1), np.inf)

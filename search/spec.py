@@ -358,7 +358,7 @@ class SpaceSpec(Part):
 class SearchSpec(Part):
     strategy: Pick = Pick(name="tpe")
     trials: int = Field(24, ge=1, le=100_000)
-    """Candidates to score."""
+    """Candidates to score; of all levels together where there are several."""
     rungs: tuple[Annotated[int, Field(ge=1, le=10_000_000)], ...] = Field((40, 120), min_length=1, max_length=16)
     """Training lengths, in steps from the start, at which trials are compared."""
     reduction: int = Field(3, ge=2, le=16)
@@ -382,6 +382,7 @@ class FinalistsSpec(Part):
     """The best trials, trained long. The one best on validation is the student; it alone meets the test set."""
 
     count: int = Field(2, ge=1, le=64)
+    """At each level, where there are several."""
     steps: int = Field(600, ge=1, le=10_000_000)
     checkpoint_every: int = Field(200, ge=1, le=10_000_000)
     """Steps between two checkpoints, from which an interrupted finalist goes on."""

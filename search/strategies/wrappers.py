@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 
+from search.budget import level_of
 from search.plugins import Proposal, Strategy
 from search.projection import Projector
 from search.space import Space
@@ -17,16 +19,24 @@ class Projected:
     Projects what the strategy below proposes; the strategy is still told its own proposal (`Trial.origin`).
 
     A sampler models what it drew itself; the projected candidate may be a point it would never draw. With several
-    projectors, one a level, each new trial is the next level's turn; a level that does nothing but repeat what is known
-    passes its turn on, so that one with few students left does not hold up the others.
+    projectors, one a level and the loosest first, each new trial is the next level's turn; a level that does nothing
+    but repeat what is known passes its turn on, so that one with few students left does not hold up the others. The
+    sampler is then told how far a score lies above the mean of its level so far: told the scores themselves, it would
+    learn that loose budgets are good ones, and nothing about networks.
     """
 
     def __init__(self, strategy: Strategy, *projectors: Projector) -> None:
         self._strategy, self._projectors = strategy, projectors
+        self._levels = [projector.budget for projector in projectors]
+        self._forget()
+
+    def _forget(self) -> None:
         self._known, self._repeats = set[str](), 0
+        self._scores: dict[tuple[int, int], dict[str, float]] = {}
+        """Accuracies by level and rung, and there by candidate."""
 
     def open(self, space: Space, seed: int) -> None:
-        self._known, self._repeats = set(), 0
+        self._forget()
         self._strategy.open(space, seed)
 
     def ask(self) -> Proposal | None:
@@ -42,7 +52,15 @@ class Projected:
 
     def tell(self, trial: Trial) -> None:
         self._known.add(trial.key)
-        self._strategy.tell(trial)
+        self._strategy.tell(self._relative(trial) if len(self._levels) > 1 else trial)
+
+    def _relative(self, trial: Trial) -> Trial:
+        level, scores = level_of(self._levels, trial.cost), []
+        for score in trial.scores:
+            peers = self._scores.setdefault((level, score.rung), {})
+            peers[trial.key] = score.accuracy
+            scores.append(replace(score, accuracy=score.accuracy - fmean(peers.values())))
+        return replace(trial, scores=tuple(scores))
 
 
 class Distinct:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -18,14 +19,14 @@ CHAIN = Chain()
 SPACE = CHAIN.space
 
 
-def scored(number: int, proposal: Proposal, accuracy: float) -> Trial:
+def scored(number: int, proposal: Proposal, accuracy: float, cost: Mapping[str, int] | None = None) -> Trial:
     return Trial(
         id=f"trial_{number}",
         number=number,
         key=proposal.candidate.key,
         choices=proposal.candidate.as_dict(),
         origin=proposal.origin.as_dict(),
-        cost={},
+        cost=cost or {},
         scores=(Score(0, 10, accuracy, 0.1, 0.1),),
         extra=proposal.extra,
     )
@@ -125,6 +126,72 @@ def test_projected_keeps_the_origin() -> None:
     assert any(proposal.origin != proposal.candidate for proposal in proposals if proposal)
     cost = CHAIN.costs_of(SPACE.array([proposal.candidate for proposal in proposals if proposal]))
     assert budget.fits(cost).all()
+
+
+class Spy:
+    """Proposes the teacher and keeps what it is told."""
+
+    def open(self, space: object, seed: int) -> None:
+        self.told: list[Trial] = []
+
+    def ask(self) -> Proposal:
+        return Proposal(SPACE.full(), SPACE.full())
+
+    def tell(self, trial: Trial) -> None:
+        self.told.append(trial)
+
+
+def levels(*limits: int) -> tuple[Spy, Projected]:
+    spy = Spy()
+    strategy = Projected(spy, *(Projector(CHAIN, Budget({"macs": limit})) for limit in limits))
+    strategy.open(SPACE, seed=0)
+    return spy, strategy
+
+
+def test_levels_are_served_in_turn_and_by_number_after_a_replay() -> None:
+    _, strategy = levels(600, 400, 200)
+    first = [strategy.ask() for _ in range(3)]
+    macs = [int(CHAIN.costs_of(SPACE.array([found.candidate]))["macs"][0]) for found in first if found]
+    assert all(spent <= limit for spent, limit in zip(macs, (600, 400, 200), strict=True))
+    assert macs[0] > 400 > macs[1] > 200 >= macs[2]
+    for done in range(3):
+        _, again = levels(600, 400, 200)
+        for number, found in enumerate(first[:done]):
+            assert found is not None
+            again.tell(scored(number, found, 0.5, {"macs": macs[number]}))
+        assert again.ask() == first[done]
+
+
+def test_a_level_that_only_repeats_passes_its_turn_on() -> None:
+    """The spy never changes its mind, so each level has one network and then nothing new."""
+    _, strategy = levels(600, 200)
+    keys = [found.candidate.key for found in (strategy.ask() for _ in range(102)) if found]
+    assert len(set(keys[:2])) == 2
+    assert set(keys[2:52]) == {keys[0]}, "half of the tries that `Distinct` grants"
+    assert keys[52] == keys[1]
+
+
+def test_a_sampler_is_told_how_a_trial_compares_with_its_level() -> None:
+    spy, strategy = levels(600, 200)
+    proposal = strategy.ask()
+    assert proposal is not None
+    names = [{"macs": macs} for macs in (500, 500, 150, 150, 500)]
+    accuracies = [0.9, 0.7, 0.3, 0.5, 0.8]
+    for number, (cost, accuracy) in enumerate(zip(names, accuracies, strict=True)):
+        strategy.tell(replace(scored(number, proposal, accuracy, cost), key=f"k{number}"))
+    # Above the mean of the level so far: 0.9 of 0.9, 0.7 of 0.8, 0.3 of 0.3, 0.5 of 0.4, 0.8 of 0.8.
+    assert [trial.scores[0].accuracy for trial in spy.told] == pytest.approx([0, -0.1, 0, 0.1, 0])
+    assert all(trial.scores[0].kl == 0.1 for trial in spy.told)
+
+
+def test_a_sampler_of_one_level_is_told_the_scores_themselves() -> None:
+    spy, strategy = levels(600)
+    proposal = strategy.ask()
+    assert proposal is not None
+    trials = [replace(scored(number, proposal, 0.1 * number), key=f"k{number}") for number in range(3)]
+    for trial in trials:
+        strategy.tell(trial)
+    assert spy.told == trials
 
 
 def test_distinct_walks_the_whole_space_once_and_then_says_so() -> None:
