@@ -183,14 +183,17 @@ def trials(
     terminal = Terminal(as_json=as_json)
     with Client(url) as client:
         found = list(client.jobs.trials(job))
-        teacher = client.jobs.get(job).teacher.cost
+        document = client.jobs.get(job)
     if found:
         known = ["number", "accuracy", *found[0].cost]
         if sort not in known:
             message = f"trials cannot be sorted by `{sort}`{did_you_mean(sort, known)}"
             raise InvalidSpec([FieldError("--sort", "INVALID_VALUE", message, tuple(known))])
     shown = ordered(pareto(found, PLOTTED) if front else found, sort)
-    terminal.show(trials_table(shown, teacher), {"trials": [trial.model_dump(mode="json") for trial in shown]})
+    terminal.show(
+        trials_table(shown, document.teacher.cost, document.levels),
+        {"trials": [trial.model_dump(mode="json") for trial in shown]},
+    )
 
 
 def events(

@@ -12,11 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from search.budget import Budget, level_of
 from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
 from service.schemas import CatalogEntry, Plan
-from service.screens.words import Signs, age, aims, amount, duration, percent, plural
+from service.screens.words import Signs, age, aims, amount, duration, measure, percent, plural
 from workers.ports import JobState
 
 _STATES = {
@@ -82,20 +83,27 @@ def _trial_counts(job: JobDocument) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in counts if name == "total" or counts[name])
 
 
-def trials_table(trials: Sequence[TrialDocument], teacher: Mapping[str, int] | None) -> RenderableType:
-    """Costs are shares of the teacher's once those are known; flops are left out, being twice the macs."""
+def trials_table(
+    trials: Sequence[TrialDocument], teacher: Mapping[str, int] | None, levels: Sequence[Mapping[str, int]] = ()
+) -> RenderableType:
+    """
+    Costs are shares of the teacher's once those are known; flops are left out, being twice the macs. With several
+    `levels`, loosest first, each trial has the tightest that it fits.
+    """
     metrics = [metric for metric in (trials[0].cost if trials else {}) if metric != "flops"]
     failed = any(trial.state is State.FAILED for trial in trials)
-    columns = [">trial", "state", ">rungs", ">accuracy", ">kl", *(f">{metric}" for metric in metrics)]
-    table = _table(*columns, *(["reason"] if failed else []))
+    budgets = [Budget(limits) for limits in levels] if len(levels) > 1 else []
+    columns = [">trial", *([">level"] if budgets else []), "state", ">rungs", ">accuracy", ">kl"]
+    table = _table(*columns, *(f">{metric}" for metric in metrics), *(["reason"] if failed else []))
     for trial in trials:
         score = trial.scores[-1] if trial.scores else None
         costs = [
-            percent(trial.cost[metric] / teacher[metric]) if teacher else amount(trial.cost[metric])
+            percent(trial.cost[metric] / teacher[metric]) if teacher else measure(metric, trial.cost[metric])
             for metric in metrics
         ]
         table.add_row(
             str(trial.number),
+            *([str(level_of(budgets, trial.cost) + 1)] if budgets else []),
             trial.state.lower(),
             str(len(trial.scores)),
             percent(score.accuracy) if score else "",

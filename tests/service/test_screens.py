@@ -158,6 +158,17 @@ def test_every_level_is_told_with_its_own_limit() -> None:
         assert all(best.cost[metric] <= limit for metric, limit in limits.items())
 
 
+def test_a_trial_of_a_ladder_is_listed_with_its_level() -> None:
+    macs = [limits["macs"] for limits in LADDER.levels]
+    trials = [
+        TRIALS[number].model_copy(update={"cost": {"macs": spent, "params": 1}})
+        for number, spent in enumerate((macs[0], macs[1], macs[2], macs[1] + 1))
+    ]
+    lines = drawn(trials_table(trials, None, LADDER.levels), 80).splitlines()
+    assert lines[0].split()[:2] == ["trial", "level"]
+    assert [line.split()[1] for line in lines[1:]] == ["1", "2", "3", "1"]
+
+
 def test_an_accuracy_is_judged_on_validation() -> None:
     document = JOB.model_dump(mode="json")
     validation = document["student"]["metrics"]["validation_accuracy"]
