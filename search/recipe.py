@@ -21,6 +21,7 @@ from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
 from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
+from search.latency.model import Timed
 from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
 from search.projection import Projector
 from search.rungs import Rungs
@@ -28,6 +29,9 @@ from search.spec import JobSpec, Pick, SpaceSpec
 from search.strategies.wrappers import Distinct, Projected
 from search.surgery import Survey, survey
 from search.teachers.weights import load_weights
+
+Costs = Survey | Timed
+"""What candidates cost: a survey's counts, or those and predicted times."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,16 @@ class Recipe:
         """Raises `Unsupported` when the network cannot be traced."""
         return survey_for(self.info, teacher, self.spec.space)
 
-    def budget(self, found: Survey) -> Budget:
+    def budget(self, found: Costs) -> Budget:
         """
         The limits worked out against the teacher; of a ladder, those of its loosest level.
 
         Raises:
             UserError: a limit is of a cost that the survey does not know.
         """
-        return ladder(self.spec.budget.limits, _teacher(found))[0]
+        return ladder(self.spec.budget.limits, teacher_cost(found))[0]
 
-    def levels(self, found: Survey) -> tuple[Budget, ...]:
+    def levels(self, found: Costs) -> tuple[Budget, ...]:
         """
         The budgets to search under, loosest first and each within the one before: the ladder's, or the only one. With
         an accuracy to be kept they are ours: six steps from the teacher down to the smallest student, even on a
@@ -96,17 +100,18 @@ class Recipe:
             UserError: a limit of an unknown cost, or levels that turn out no tighter than those before them.
         """
         bounds, limits, goal = found.bounds(), self.spec.budget.limits, self.spec.budget.accuracy
-        levels = ladder(limits, _teacher(found))
+        teacher = teacher_cost(found)
+        levels = ladder(limits, teacher)
         for level, budget in enumerate(levels):
             try:
-                budget.check(_best(bounds), _teacher(found))
+                budget.check(best_cost(found), teacher)
             except BudgetImpossible as error:
                 if len(limits[error.metric]) == 1:
                     raise
                 raise error.under_level(level) from None
         return levels if goal is None else _steps(levels[0], goal.cheapest, bounds)
 
-    def open_strategy(self, found: Survey, levels: Sequence[Budget]) -> Strategy:
+    def open_strategy(self, found: Costs, levels: Sequence[Budget]) -> Strategy:
         """The strategy with its proposals kept distinct, and within the levels in turn."""
         strategy = Distinct(Projected(self.strategy, *(Projector(found, budget) for budget in levels)))
         strategy.open(found.space, self.spec.search.seed)
@@ -134,11 +139,15 @@ class Recipe:
         }
 
 
-def _teacher(found: Survey) -> dict[str, int]:
-    return {metric: most for metric, (_, most) in found.bounds().items()}
+def teacher_cost(found: Costs) -> dict[str, int]:
+    """Of the teacher itself, by metric."""
+    costs = found.costs_of(found.space.array([found.space.full()]))
+    return {metric: int(values[0]) for metric, values in costs.items()}
 
 
-def _best(bounds: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+def best_cost(found: Costs) -> dict[str, int]:
+    """By metric what no student does better: the smallest cost, the largest throughput."""
+    bounds = found.bounds()
     return {metric: most if metric in AT_LEAST else least for metric, (least, most) in bounds.items()}
 
 

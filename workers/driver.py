@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -22,9 +22,10 @@ from search.costs.measure import count
 from search.errors import StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
 from search.export.bundle import FILES, write_bundle
 from search.files import Files
+from search.latency.model import Timed
 from search.plugins import DatasetInfo
 from search.quality import Quality
-from search.recipe import Recipe, prepare
+from search.recipe import Costs, Recipe, best_cost, prepare, teacher_cost
 from search.spec import AccuracyGoal, JobSpec, read_spec
 from search.surgery import Survey
 from search.teachers.weights import load_weights
@@ -46,7 +47,20 @@ from workers.results import (
     student_folder,
 )
 from workers.sessions import FinalistsSession, SearchSession, Watch, finalist_key
+from workers.stopwatch import (
+    SENT_BACK,
+    Stopwatch,
+    Times,
+    Trimmed,
+    check_times,
+    margins,
+    table_results,
+    tightened,
+    trimmed,
+    with_times,
+)
 from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
+from workers.timing import Place, read_table
 from workers.workload import Workload
 
 logger = logging.getLogger("stillhouse.driver")
@@ -100,7 +114,8 @@ class Driver:
         self._known(Phase.SURVEY, SurveyResult) or self._survey(teacher)
         found = self._known(Phase.SEARCH, SearchResult) or self._search(teacher)
         chosen = self._known(Phase.FINALISTS, FinalistsResult) or self._finalists(teacher, found)
-        self._known(Phase.EXPORT, ExportResult) or self._export(teacher, chosen)
+        exported = self._known(Phase.EXPORT, ExportResult) or self._export(teacher, chosen)
+        self._check_times(teacher, exported)
 
     def _teach(self) -> TeacherResult:
         self._enter(Phase.TEACHER)
@@ -121,40 +136,41 @@ class Driver:
 
     def _survey(self, teacher: TeacherResult) -> SurveyResult:
         self._enter(Phase.SURVEY)
-        found, levels = self._surveyed(teacher)
-        bounds, budget = found.bounds(), self._recipe.budget(found)
+        self._tables = self._stopwatch.tables()
+        costs, levels = self._costs(teacher), self._levels(teacher)
+        budget = self._recipe.budget(costs)
         return self._finish(
             Phase.SURVEY,
             SurveyResult(
-                space=found.space.key,
-                sites=len(found.space.sites),
-                size=float(found.space.size),
-                cost={metric: full for metric, (_, full) in bounds.items()},
-                smallest={metric: least for metric, (least, _) in bounds.items()},
+                space=costs.space.key,
+                sites=len(costs.space.sites),
+                size=float(costs.space.size),
+                cost=teacher_cost(costs),
+                smallest=best_cost(costs),
                 limits=dict(budget.limits),
                 levels=() if levels == (budget,) else tuple(dict(level.limits) for level in levels),
+                times=table_results(costs, self._tables),
             ),
         )
 
     def _search(self, teacher: TeacherResult) -> SearchResult:
         self._enter(Phase.SEARCH)
-        found, levels = self._surveyed(teacher)
-        session = SearchSession(
-            self._claim,
-            self._ledger,
-            self._spec,
-            found,
-            self._recipe.open_strategy(found, levels),
-            self._recipe.rungs,
-            levels,
-            self._watch,
-        )
-        self._backend.run(session, self._workload(teacher))
-        self._go_on()
-        groups = tuple(tuple(trial.id for trial in trials) for trials in session.conclude())
-        missing = [level for level, trials in enumerate(groups) if not trials]
-        if missing and (self._goal is None or len(missing) == len(groups)):
+        levels, trials = self._levels(teacher), self._spec.search.trials
+        found = self._searched(teacher, margins(self._costs(teacher)), trials)
+        missing = [level for level, group in enumerate(found) if not group]
+        if missing and (self._goal is None or len(missing) == len(found)):
             raise Hopeless(self._why_no_trial(levels, missing[0]))
+        for _ in range(SENT_BACK if self._stopwatch.measurements else 0):
+            factors = self._trimmed(teacher, found).factors
+            if not factors:
+                break
+            trials += max(len(levels), trials // 4)
+            self._note("SENT_BACK", trials=trials, factors=factors)
+            more = self._searched(teacher, factors, trials)
+            found = [new or old for new, old in zip(more, found, strict=True)]
+        if self._stopwatch.measurements:
+            found = self._trimmed(teacher, found).finalists
+        groups = tuple(tuple(trial.id for trial in trials) for trials in found)
         return self._finish(
             Phase.SEARCH,
             SearchResult(
@@ -163,9 +179,33 @@ class Driver:
             ),
         )
 
+    def _searched(self, teacher: TeacherResult, factors: Mapping[str, float], trials: int) -> list[list[Trial]]:
+        """The best trials of every level, predicted to be that much faster than they must be."""
+        costs = self._costs(teacher)
+        levels = [tightened(level, factors, costs.bounds()) for level in self._levels(teacher)]
+        session = SearchSession(
+            self._claim,
+            self._ledger,
+            self._spec,
+            costs,
+            self._recipe.open_strategy(costs, levels),
+            self._recipe.rungs,
+            levels,
+            self._watch,
+            trials,
+        )
+        self._backend.run(session, self._workload(teacher))
+        self._go_on()
+        return session.conclude()
+
+    def _trimmed(self, teacher: TeacherResult, found: Sequence[Sequence[Trial]]) -> Trimmed:
+        """Measures the trials that would be finalists."""
+        costs = self._costs(teacher)
+        return trimmed(found, self._levels(teacher), self._stopwatch.costing(teacher_cost(costs)), margins(costs))
+
     def _finalists(self, teacher: TeacherResult, found: SearchResult) -> FinalistsResult:
         self._enter(Phase.FINALISTS)
-        _, levels = self._surveyed(teacher)
+        levels = self._levels(teacher)
         floor = None if self._goal is None else self._goal.floor(teacher.validation_accuracy)
         trials = {trial.id: trial for trial in self._ledger.trials(self._claim.job_id)}
         groups = [[trials[trial] for trial in group] for group in found.groups]
@@ -177,7 +217,7 @@ class Driver:
         if not ranked:
             raise Hopeless(f"every finalist failed: {'; '.join(failed.values())}")
         if self._goal is None or floor is None:
-            best = best_of_levels(levels, ranked, trials)
+            best = best_of_levels(levels, ranked, trials, self._stopwatch.costing(teacher_cost(self._costs(teacher))))
         else:
             best = [cheapest(ranked, trials, self._goal.cheapest, floor)]
         winners = self._examined(teacher, [trials[result.trial] for result in best])
@@ -223,17 +263,18 @@ class Driver:
 
     def _export(self, teacher: TeacherResult, chosen: FinalistsResult) -> ExportResult:
         self._enter(Phase.EXPORT)
-        found, levels = self._surveyed(teacher)
-        budgets = [self._recipe.budget(found)] if self._goal is not None else levels
-        exported: dict[str, tuple[Exported, dict[str, Artifact]]] = {}
+        budgets, reference = self._budgets(teacher), teacher_cost(self._costs(teacher))
+        exported: dict[str, tuple[Exported, dict[str, Artifact], Times]] = {}
         students = []
         for level, (winner, budget) in enumerate(zip(chosen.chosen, budgets, strict=True)):
             folder = student_folder(level, len(budgets))
             if winner.trial not in exported:
                 exported[winner.trial] = self._exported(teacher, winner.trial, folder)
-            student, files = exported[winner.trial]
+            student, files, times = exported[winner.trial]
+            measured = self._stopwatch.values(times, reference, level)
+            student = with_times(student, self._trial(student.trial).cost, times, measured)
             over = [verdict for verdict in budget.judge(student.cost) if not verdict.fits]
-            if over:
+            if any(verdict.metric not in student.times for verdict in over):
                 raise VerificationFailed(f"the finished student is over its budget: {over}")
             for name, artifact in files.items():
                 self._ledger.keep(self._claim, f"{folder}/{name}", artifact, FILES[name])
@@ -241,8 +282,8 @@ class Driver:
         first = students[0].model_dump()
         return self._finish(Phase.EXPORT, ExportResult(**first, levels=tuple(students) if len(students) > 1 else ()))
 
-    def _exported(self, teacher: TeacherResult, trial: str, folder: str) -> tuple[Exported, dict[str, Artifact]]:
-        """The student of a finalist, written, verified and stored under `folder`, with its files by name."""
+    def _exported(self, teacher: TeacherResult, trial: str, folder: str) -> tuple[Exported, dict[str, Artifact], Times]:
+        """The student of a finalist, written, verified and stored under `folder`: its files by name, and its times."""
         student = self._student(teacher, trial)
         example = torch.randn(2, *self._info.shape, generator=torch.Generator().manual_seed(1))
         cost = count(student, example)
@@ -260,11 +301,22 @@ class Driver:
             for path in sorted(Path(place).iterdir()):
                 key = f"jobs/{self._claim.job_id}/{folder}/{path.name}"
                 files[path.name] = self._artifacts.put(key, path.read_bytes())
+        onnx = files.get("student.onnx")
+        times = self._stopwatch.exported(self._trial(trial), onnx.key if onnx else None)
         size = files["weights.safetensors"].bytes
-        return Exported(trial=trial, cost=cost, bytes=size, deviation=deviation), files
+        return Exported(trial=trial, cost=cost, bytes=size, deviation=deviation), files, times
+
+    def _check_times(self, teacher: TeacherResult, exported: ExportResult) -> None:
+        """Raises `Hopeless` when a student turned out too slow; it is there to be looked at and taken home."""
+        if self._stopwatch.measurements:
+            check_times(exported.students, self._budgets(teacher))
+
+    def _budgets(self, teacher: TeacherResult) -> Sequence[Budget]:
+        """What the students must keep, one a student: with an accuracy to be kept the levels are only the search's."""
+        return self._levels(teacher) if self._goal is None else [self._recipe.budget(self._costs(teacher))]
 
     def _student(self, teacher: TeacherResult, trial_id: str) -> nn.Module:
-        found, _ = self._surveyed(teacher)
+        found = self._surveyed(teacher)
         trial = self._trial(trial_id)
         pupil = Pupil(found.graft(found.space.candidate(trial.choices)))
         pupil.restore(self._artifacts.get(finalist_key(self._claim, trial.id, self._spec.finalists.steps)))
@@ -282,16 +334,43 @@ class Driver:
     def _goal(self) -> AccuracyGoal | None:
         return self._spec.budget.accuracy
 
-    def _surveyed(self, teacher: TeacherResult) -> tuple[Survey, tuple[Budget, ...]]:
-        """The survey and the levels to search under."""
+    def _surveyed(self, teacher: TeacherResult) -> Survey:
         if self._found is None:
             model = self._recipe.teacher.build(self._info.shape, len(self._info.classes), seed=self._spec.search.seed)
             load_weights(model, self._artifacts.get(teacher.weights))
-            found = self._recipe.survey(model)
-            self._found = (found, self._recipe.levels(found))
+            self._found = self._recipe.survey(model)
         return self._found
 
-    _found: tuple[Survey, tuple[Budget, ...]] | None = None
+    def _costs(self, teacher: TeacherResult) -> Costs:
+        """What candidates cost: counted, and their times predicted from the tables on record."""
+        if self._priced is None:
+            found, tables = self._surveyed(teacher), self._tables
+            if tables is None:
+                known = self._known(Phase.SURVEY, SurveyResult)
+                tables = {metric: result.table for metric, result in known.times.items()} if known else {}
+            read = {metric: read_table(self._artifacts, key) for metric, key in tables.items()}
+            self._priced = Timed(found, read) if read else found
+        return self._priced
+
+    def _levels(self, teacher: TeacherResult) -> tuple[Budget, ...]:
+        """The levels to search under."""
+        return self._recipe.levels(self._costs(teacher))
+
+    _found: Survey | None = None
+    _priced: Costs | None = None
+    _tables: Mapping[str, str] | None = None
+
+    @cached_property
+    def _stopwatch(self) -> Stopwatch:
+        return Stopwatch(
+            self._claim,
+            self._spec,
+            Place(self._claim.spec, self._info, self._files, self._artifacts),
+            self._backend,
+            self._watch.stopping,
+            self._note,
+            self._ended_early,
+        )
 
     def _workload(self, teacher: TeacherResult) -> Workload:
         return Workload(

@@ -7,7 +7,7 @@ finalist of one level and fits a tighter one is a finalist of that one too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,17 +83,23 @@ class Bisection:
 
 
 def best_of_levels(
-    levels: Sequence[Budget], ranked: Sequence[FinalistResult], trials: Mapping[str, Trial]
+    levels: Sequence[Budget],
+    ranked: Sequence[FinalistResult],
+    trials: Mapping[str, Trial],
+    cost: Callable[[Trial, int], Mapping[str, int]] = lambda trial, level: trial.cost,
 ) -> list[FinalistResult]:
     """
-    For every level the best of all finalists that fit it, those of tighter levels among them.
+    For every level the best of all finalists that fit it, those of tighter levels among them. `cost` says what a trial
+    costs at a level; where none fits by it, those do that were searched for it.
 
     Raises:
         Hopeless: no finalist of a level came through.
     """
     winners = []
     for level, budget in enumerate(levels):
-        winner = next((result for result in ranked if budget.holds(trials[result.trial].cost)), None)
+        fitting = [result for result in ranked if budget.holds(cost(trials[result.trial], level))]
+        searched = [result for result in ranked if budget.holds(trials[result.trial].cost)]
+        winner = next(iter(fitting or searched), None)
         if winner is None:
             raise Hopeless(f"every finalist of {named(levels, level)} failed")
         winners.append(winner)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from search.budget import Budget
+from search.latency.reading import Comparison
 
 Cost = Mapping[str, int]
 
@@ -29,6 +30,19 @@ class TeacherResult(Result):
     validation_accuracy: float
 
 
+class TableResult(Result):
+    """The table that one metric is predicted from, and how well."""
+
+    table: str
+    """Key of the artifact."""
+    error: float | None
+    """Median relative error of predictions for networks that were measured but not learned from; None without any."""
+    held_out: tuple[tuple[int, int], ...]
+    """Those networks: predicted and measured nanoseconds."""
+    lane: int
+    """Channels that the runtime was found to handle at once."""
+
+
 class SurveyResult(Result):
     space: str
     """The space's key."""
@@ -42,6 +56,8 @@ class SurveyResult(Result):
     """The budget, worked out: the whole number that each metric has for a limit. Of a ladder, its loosest level's."""
     levels: tuple[Cost, ...] = ()
     """The limits of every level that is searched, loosest first; empty where there is but one."""
+    times: Mapping[str, TableResult] = {}
+    """By measured metric. The costs above have its predictions."""
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -92,8 +108,19 @@ class FinalistsResult(Result):
         return self.winners or (Winner(trial=self.winner, accuracy=self.accuracy, kl=self.kl),)
 
 
+class TimeResult(Result):
+    """One measured metric of an exported student, both numbers in the metric's unit."""
+
+    predicted: int
+    """What the search went by."""
+    measured: int
+    """Of the exported file; where the limit is relative, what the measured ratio makes of the teacher's cost."""
+    comparison: Comparison
+    """The measurement itself: the student (`first`) and its teacher (`second`) in turns."""
+
+
 class Exported(Result):
-    """Costs are counted on the exported network itself, not taken from the search."""
+    """Costs are counted and measured on the exported network itself, not taken from the search."""
 
     trial: str
     cost: Cost
@@ -101,6 +128,8 @@ class Exported(Result):
     """Size of weights.safetensors."""
     deviation: Mapping[str, float]
     """Largest absolute difference of logits to the student's, by exported form."""
+    times: Mapping[str, TimeResult] = {}
+    """By measured metric."""
 
 
 class ExportResult(Exported):

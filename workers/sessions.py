@@ -45,6 +45,8 @@ class SearchSession:
 
     With several levels, loosest first, a trial belongs to the tightest whose budget it keeps, is compared with those of
     its level alone, and may in the end be a finalist of every level that it fits.
+
+    `trials` is how many there may be in all, when that is not what the spec says.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class SearchSession:
         rungs: Rungs,
         levels: Sequence[Budget],
         watch: Watch,
+        trials: int | None = None,
     ) -> None:
         self._claim, self._ledger, self._spec, self._watch = claim, ledger, spec, watch
+        self._limit = spec.search.trials if trials is None else trials
         self._costs, self._strategy, self._rungs, self._levels = costs, strategy, rungs, levels
         self._trials = {trial.id: trial for trial in ledger.trials(claim.job_id)}
         self._exhausted = False
@@ -144,7 +148,7 @@ class SearchSession:
         return not trial.scores or trial.attempt > 0
 
     def _proposed(self) -> Trial | None:
-        if self._exhausted or len(self._trials) >= self._spec.search.trials:
+        if self._exhausted or len(self._trials) >= self._limit:
             return None
         proposal = self._strategy.ask()
         if proposal is None:

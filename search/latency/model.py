@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.costs.polynomial import Polynomials, Term, Terms, Variable, total
-from search.latency.fit import Timing
+from search.latency.fit import BlockCosts, Timing, timing
+from search.latency.reading import Comparison
+from search.latency.table import Table
 from search.space import Space
+from search.spec import Measurement
 
 _SECOND = 10**9
 
@@ -26,39 +28,37 @@ class Counted(Protocol):
     @property
     def polynomials(self) -> Polynomials: ...
 
+    @property
+    def block_costs(self) -> BlockCosts: ...
+
     def costs_of(self, choices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]: ...
+
+    def bounds(self) -> Mapping[str, tuple[int, int]]: ...
 
 
 class Timed:
     """
     The costs of a survey and predicted times: `latency`, in whole nanoseconds a batch, or `throughput`, in whole
-    images a second.
-
-    `timings` has the metrics, each with its own measurement; `batches` says how many images a batch of it has.
-    `corrections` multiply predicted times by what was measured over what had been predicted.
+    images a second; each learned from a table, with the measurement of that table.
     """
 
-    def __init__(
-        self,
-        found: Counted,
-        timings: Mapping[str, Timing],
-        batches: Mapping[str, int],
-        corrections: Mapping[str, Fraction] | None = None,
-    ) -> None:
-        self._found, self._timings, self._batches = found, timings, batches
+    def __init__(self, found: Counted, tables: Mapping[str, Table]) -> None:
+        self._found = found
         counted = found.polynomials
+        self.timings: dict[str, Timing] = {
+            metric: timing(table, found.space, counted, found.block_costs) for metric, table in tables.items()
+        }
         variables: list[Variable] = list(counted.variables)
         sums: dict[str, Terms] = {}
         fractions: dict[str, int] = {}
         rates: dict[str, int] = {}
-        for metric, timing in timings.items():
-            factor = (corrections or {}).get(metric, Fraction(1))
-            sums[metric] = _moved(timing, len(counted.variables), len(variables), factor)
-            variables.extend(timing.extra)
+        for metric, learned in self.timings.items():
+            sums[metric] = _moved(learned, len(counted.variables), len(variables))
+            variables.extend(learned.extra)
             if metric == "throughput":
-                rates[metric] = batches[metric] * _SECOND * timing.fraction
+                rates[metric] = tables[metric].measurement.batch * _SECOND * learned.fraction
             else:
-                fractions[metric] = timing.fraction
+                fractions[metric] = learned.fraction
         self._times = Polynomials(counted.choices, variables, sums, fractions=fractions, rates=rates)
         self.polynomials = replace(
             self._times,
@@ -76,17 +76,28 @@ class Timed:
         """`{metric: [n]}` for choices `[n, sites]`: exact where counted, predicted where measured."""
         return {**self._found.costs_of(choices), **self._times(choices)}
 
-    def corrected(self, corrections: Mapping[str, Fraction]) -> Timed:
-        """The same with other corrections."""
-        return Timed(self._found, self._timings, self._batches, corrections)
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Those of the survey and, of times, the predictions for the least of every site and for the teacher."""
+        ends = self._times(self.space.array([self.space.least(), self.space.full()]))
+        times = {metric: (int(values.min()), int(values.max())) for metric, values in ends.items()}
+        return {**self._found.bounds(), **times}
 
 
-def _moved(timing: Timing, base: int, start: int, factor: Fraction) -> Terms:
+def value(metric: str, found: Comparison, measurement: Measurement, *, relative_to: int | None = None) -> int:
+    """
+    What a student's measurement comes to in the unit of its metric, `first` being the student and `second` its teacher.
+
+    Where a limit is relative, the ratio counts and not the time: the value is that many times the teacher's on record.
+    """
+    if metric == "throughput":
+        rate = measurement.batch * _SECOND // found.first.nanoseconds
+        return rate if relative_to is None else int(relative_to / found.ratio)
+    return found.first.nanoseconds if relative_to is None else round(relative_to * found.ratio)
+
+
+def _moved(learned: Timing, base: int, start: int) -> Terms:
     """The terms with their extra variables, which follow `base` of the survey's, numbered from `start`."""
     return total(
-        Term(
-            round(term.coefficient * factor),
-            tuple(at if at < base else at - base + start for at in term.variables),
-        )
-        for term in timing.terms
+        Term(term.coefficient, tuple(at if at < base else at - base + start for at in term.variables))
+        for term in learned.terms
     )
