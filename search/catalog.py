@@ -46,6 +46,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "macs": "search.costs.counted:Macs",
         "flops": "search.costs.counted:Flops",
         "params": "search.costs.counted:Params",
+        "weight_bytes": "search.costs.counted:WeightBytes",
+        "activation_bytes": "search.costs.counted:ActivationBytes",
         "latency": "search.costs.timed:Latency",
         "throughput": "search.costs.timed:Throughput",
     },

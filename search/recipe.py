@@ -109,7 +109,7 @@ class Recipe:
                 if len(limits[error.metric]) == 1:
                     raise
                 raise error.under_level(level) from None
-        return levels if goal is None else _steps(levels[0], goal.cheapest, bounds)
+        return levels if goal is None else _steps(levels[0], goal.cheapest, bounds, teacher)
 
     def open_strategy(self, found: Costs, levels: Sequence[Budget]) -> Strategy:
         """The strategy with its proposals kept distinct, and within the levels in turn."""
@@ -151,12 +151,14 @@ def best_cost(found: Costs) -> dict[str, int]:
     return {metric: most if metric in AT_LEAST else least for metric, (least, most) in bounds.items()}
 
 
-def _steps(budget: Budget, cheapest: str, bounds: Mapping[str, tuple[int, int]]) -> tuple[Budget, ...]:
+def _steps(
+    budget: Budget, cheapest: str, bounds: Mapping[str, tuple[int, int]], teacher: Mapping[str, int]
+) -> tuple[Budget, ...]:
     """The middles of equal parts of the way down: neither the teacher nor the one smallest student is a level."""
     if cheapest not in bounds:
         raise UserError(f"no cost is called `{cheapest}`", pointer="/budget/accuracy/cheapest", allowed=sorted(bounds))
-    least, most = bounds[cheapest]
-    most = min(most, budget.limits.get(cheapest, most))
+    least, _ = bounds[cheapest]
+    most = min(teacher[cheapest], budget.limits.get(cheapest, teacher[cheapest]))
     values = {round(most * (least / most) ** ((step + 0.5) / _STEPS)) for step in range(_STEPS)}
     return tuple(Budget({**budget.limits, cheapest: value}) for value in sorted(values, reverse=True))
 

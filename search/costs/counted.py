@@ -53,3 +53,32 @@ class Params:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+
+
+class WeightBytes:
+    """Bytes of all parameters and buffers as they are stored, in float32; a weights file has a header besides."""
+
+    unit: ClassVar[str] = "bytes"
+
+    class Options(Part):
+        pass
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+
+class ActivationBytes:
+    """
+    The most bytes that are alive at once while one image goes through the network in evaluation mode, in float32.
+
+    Every operation writes memory of its own unless it works in place, and memory is given back after it is read last.
+    Weights and an operation's own scratch space are not counted.
+    """
+
+    unit: ClassVar[str] = "bytes"
+
+    class Options(Part):
+        pass
+
+    def __init__(self, options: Options) -> None:
+        self._options = options

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from search.trial import State
 from service.board import Board, Contender, Happened
-from service.screens.words import Signs, aims, amount, bound, duration, percent, plural, sparkline
+from service.screens.words import Signs, aims, amount, bound, duration, measure, percent, plural, sparkline
 from workers.ports import JobState, Phase
 
 _STYLES = {
@@ -198,6 +198,8 @@ def _outcome(phase: str, result: Any) -> str:
     if phase == "teacher":
         return f", {result['source']}, {percent(result['accuracy'])} accuracy"
     if phase == "survey":
-        costs = ", ".join(f"{amount(value)} {metric}" for metric, value in result["cost"].items() if metric != "flops")
+        costs = ", ".join(
+            f"{measure(metric, value)} {metric}" for metric, value in result["cost"].items() if metric != "flops"
+        )
         return f", the teacher has {costs}; {plural(result['sites'], 'site')}"
     return ""

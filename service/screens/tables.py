@@ -87,10 +87,11 @@ def trials_table(
     trials: Sequence[TrialDocument], teacher: Mapping[str, int] | None, levels: Sequence[Mapping[str, int]] = ()
 ) -> RenderableType:
     """
-    Costs are shares of the teacher's once those are known; flops are left out, being twice the macs. With several
-    `levels`, loosest first, each trial has the tightest that it fits.
+    Costs are shares of the teacher's once those are known: macs, params and what is limited. With several `levels`,
+    loosest first, each trial has the tightest that it fits.
     """
-    metrics = [metric for metric in (trials[0].cost if trials else {}) if metric != "flops"]
+    wanted = dict.fromkeys(["macs", "params", *(levels[0] if levels else ())])
+    metrics = [metric for metric in wanted if trials and metric in trials[0].cost]
     failed = any(trial.state is State.FAILED for trial in trials)
     budgets = [Budget(limits) for limits in levels] if len(levels) > 1 else []
     columns = [">trial", *([">level"] if budgets else []), "state", ">rungs", ">accuracy", ">kl"]

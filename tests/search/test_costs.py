@@ -142,7 +142,16 @@ def test_a_network_is_counted_as_the_closed_form_says() -> None:
     assert int(model[1].num_batches_tracked) == 0, "counting does not touch the statistics of batch norm"
 
 
-@pytest.mark.parametrize(("name", "unit"), [("macs", "MACs"), ("flops", "FLOPs"), ("params", "parameters")])
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("macs", "MACs"),
+        ("flops", "FLOPs"),
+        ("params", "parameters"),
+        ("weight_bytes", "bytes"),
+        ("activation_bytes", "bytes"),
+    ],
+)
 def test_the_catalog_says_what_a_metric_is(name: str, unit: str) -> None:
     plugin = Catalog().load("costs", name)
     assert plugin(plugin.Options()).unit == unit
