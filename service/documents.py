@@ -21,7 +21,15 @@ from search.trial import State, Trial
 from workers.events import Event
 from workers.finals import reaches
 from workers.ports import JobRecord, JobState, Phase, StoredFile
-from workers.results import ExportResult, FinalistsResult, Result, SurveyResult, TeacherResult, student_folder
+from workers.results import (
+    ExportResult,
+    FinalistsResult,
+    Result,
+    SurveyResult,
+    TeacherResult,
+    TimeResult,
+    student_folder,
+)
 
 R = TypeVar("R", bound=Result)
 
@@ -64,6 +72,29 @@ class VerdictDocument(Document):
     """Whether the limit is the least value allowed, as of a throughput; else it is the largest."""
 
 
+class TimeDocument(Document):
+    """One measured metric of a student: predicted during the search, measured on the exported file."""
+
+    metric: str
+    predicted: int
+    """In the metric's unit, as its cost."""
+    measured: int
+    """What the verdict is about. Where the limit is relative, the measured ratio times the teacher's cost."""
+    student: int
+    """Nanoseconds a batch of the exported file."""
+    teacher: int
+    """The same of the teacher, measured in turns with the student."""
+    ratio: float
+    """The student's time over the teacher's, the median over all turns."""
+    low: float
+    high: float
+    """Half of all turns had ratios from `low` to `high`."""
+    samples: int
+    """How often the student was timed."""
+    environment: dict[str, str | int]
+    """Runtime, threads, processor and versions."""
+
+
 class StudentDocument(Document):
     level: int
     """1 for the loosest level of a ladder, and for a job without one."""
@@ -73,11 +104,13 @@ class StudentDocument(Document):
     number: int
     metrics: StudentMetrics
     cost: Cost
-    """Counted on the exported network."""
+    """Counted on the exported network, and measured on its file where times are limited."""
     verdicts: list[VerdictDocument]
     """One for each limit of its level, and one for an accuracy to be kept, which is judged on validation."""
     bytes: int
     """Size of weights.safetensors."""
+    times: list[TimeDocument]
+    """One for each measured metric."""
 
 
 class TrialCounts(Document):
@@ -309,9 +342,26 @@ def _students(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocumen
                 cost=dict(student.cost),
                 verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],
                 bytes=student.bytes,
+                times=[_time(metric, found) for metric, found in student.times.items()],
             )
         )
     return students
+
+
+def _time(metric: str, found: TimeResult) -> TimeDocument:
+    pair = found.comparison
+    return TimeDocument(
+        metric=metric,
+        predicted=found.predicted,
+        measured=found.measured,
+        student=pair.first.nanoseconds,
+        teacher=pair.second.nanoseconds,
+        ratio=pair.ratio,
+        low=pair.low,
+        high=pair.high,
+        samples=pair.first.samples,
+        environment=dict(pair.first.environment),
+    )
 
 
 def _counts(trials: Sequence[Trial]) -> TrialCounts:
@@ -341,7 +391,8 @@ def _progress(record: JobRecord, trials: Sequence[Trial]) -> ProgressDocument | 
     if record.phase is not Phase.SEARCH or record.state.terminal:
         return None
     done = sum(bool(trial.scores) or trial.state.terminal for trial in trials)
-    return ProgressDocument(phase=record.phase, done=done, total=record.spec["search"]["trials"])
+    total = max(record.spec["search"]["trials"], len(trials))  # more when the search was sent back
+    return ProgressDocument(phase=record.phase, done=done, total=total)
 
 
 def _timing(record: JobRecord, now: datetime | None) -> Timing:

@@ -52,7 +52,7 @@ def local(
     except KeyboardInterrupt:
         terminal.say(f"Interrupted. {out} is as it was; the teacher is kept for the next time.", "bold")
         raise typer.Exit(Exit.DETACHED) from None
-    folder = out if job.state is JobState.SUCCEEDED else None
+    folder = None if job.student is None else out  # a student that missed its times is there all the same
     picture = result_screen(job, board.points(PLOTTED), width=terminal.out.width, signs=terminal.signs, folder=folder)
     terminal.show(picture, job)
     if job.state is not JobState.SUCCEEDED:

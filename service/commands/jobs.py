@@ -87,10 +87,9 @@ def attend(
     if not (events and terminal.as_json):
         picture = result_screen(job, board.points(PLOTTED), width=terminal.out.width, signs=terminal.signs)
         terminal.show(picture, job)
-    if job.state is not JobState.SUCCEEDED:
-        return Exit.JOB_FAILED
-    terminal.hint("take the student home", f"stillhouse pull {job.id} --out student")
-    return Exit.OK
+    if job.student is not None:
+        terminal.hint("take the student home", f"stillhouse pull {job.id} --out student")
+    return Exit.OK if job.state is JobState.SUCCEEDED else Exit.JOB_FAILED
 
 
 def _ways_back(terminal: Terminal, job_id: str) -> None:

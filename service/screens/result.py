@@ -35,7 +35,10 @@ def result_screen(
     if finished is None:
         return unfinished_screen(job, signs=signs)
     table = _comparison(finished, signs) if len(job.students) == 1 else _ladder(finished, signs)
-    parts: list[RenderableType] = [_headline(finished, signs), Text(), table]
+    parts: list[RenderableType] = [_headline(finished, signs)]
+    if job.reason:  # a student that missed its times
+        parts.append(Text(job.reason, "bold red"))
+    parts += [Text(), table]
     picture = _picture(finished, candidates)
     if picture is not None:
         parts += [Text(), *scatter(picture, width=min(width - 4, 76), height=_HEIGHT, signs=signs), _legend(signs)]
@@ -131,6 +134,7 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
         points(student.metrics.accuracy - finished.metrics.accuracy, signs),
     )
     verdicts = {verdict.metric: verdict for verdict in student.verdicts}
+    times = {time.metric: time for time in student.times}
     if "accuracy" in verdicts:
         before, after = finished.metrics.validation_accuracy, student.metrics.validation_accuracy
         said = _said(verdicts["accuracy"], signs)
@@ -139,6 +143,9 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
         cost, spent = finished.cost[metric], student.cost[metric]
         said = _said(verdicts[metric], signs) if metric in verdicts else Text()
         table.add_row(metric, measure(metric, cost), Text(measure(metric, spent), "bold"), percent(spent / cost), said)
+        if metric in times:
+            guess = times[metric].predicted
+            table.add_row("  predicted", "", measure(metric, guess), percent(guess / cost))
     if "params" in finished.cost:
         before = _PARAMETER_BYTES * finished.cost["params"]
         table.add_row(

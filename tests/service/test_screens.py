@@ -123,6 +123,37 @@ def test_without_unicode_nothing_else_is_printed(name: str) -> None:
     assert drawn(SCREENS[name](80, ASCII), 80).isascii()
 
 
+def test_a_student_that_is_too_slow_is_shown_with_what_was_predicted_and_what_was_measured() -> None:
+    document = JOB.model_dump(mode="json")
+    verdict = {"metric": "latency", "limit": 4_000_000, "value": 4_250_000, "fits": False, "at_least": False}
+    timed = {
+        "metric": "latency",
+        "predicted": 3_900_000,
+        "measured": 4_250_000,
+        "student": 4_250_000,
+        "teacher": 8_000_000,
+        "ratio": 0.53,
+        "low": 0.52,
+        "high": 0.54,
+        "samples": 200,
+        "environment": {"threads": 1},
+    }
+    document["teacher"]["cost"]["latency"] = 8_000_000
+    for student in (document["student"], document["students"][0]):
+        student["cost"]["latency"] = 4_250_000
+        student["verdicts"].append(verdict)
+        student["times"] = [timed]
+    document |= {"state": "FAILED", "reason": "the exported student takes 4.25 ms a batch"}
+    job = JobDocument.model_validate(document)
+    said = drawn(result_screen(job, [], width=100, signs=UNICODE), 100)
+    assert "the exported student takes 4.25 ms a batch" in said
+    latency, predicted = (next(line for line in said.splitlines() if word in line) for word in ("latency", "predicted"))
+    assert "8.00 ms" in latency
+    assert "4.25 ms" in latency
+    assert "✗ over" in latency
+    assert "3.90 ms" in predicted
+
+
 def test_the_result_says_what_the_document_says() -> None:
     student, teacher = JOB.student, JOB.teacher
     assert student is not None
