@@ -275,6 +275,9 @@ class BudgetSpec(Part):
         if ladders and self.accuracy is not None:
             why = "with an accuracy to be kept, a cost has one limit; the job looks for the cheapest student itself"
             raise _misfit(*(((metric,), why) for metric in ladders))
+        if self.accuracy is not None and self.accuracy.cheapest == "latency" and self.latency is None:
+            why = 'how is it measured? Add `latency` with a limit, such as "1x faster", and its settings'
+            raise _misfit((("accuracy", "cheapest"), why))
         first = next(iter(ladders), "")
         uneven = [metric for metric, count in ladders.items() if count != ladders[first]]
         if uneven:

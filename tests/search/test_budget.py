@@ -295,6 +295,7 @@ def test_a_time_is_measured_as_its_limit_says() -> None:
         ({"accuracy": {"max_drop": -1}}, "/budget/accuracy/max_drop", "greater than or equal to 0"),
         ({"accuracy": {"at_least": "0.9"}}, "/budget/accuracy/at_least", 'such as "91.5%"'),
         ({"accuracy": {"max_drop": 1, "cheapest": "throughput"}}, "/budget/accuracy/cheapest", "less is better"),
+        ({"accuracy": {"max_drop": 1, "cheapest": "latency"}}, "/budget/accuracy/cheapest", "Add `latency`"),
         ({"accuracy": {"max_drop": 1}, "params": ["50%", "20%"]}, "/budget/params", "one limit"),
         ({"bad name": "20%"}, "/budget/bad name", "pattern"),
     ],
