@@ -22,6 +22,7 @@ from search.catalog import Catalog
 from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.latency.model import Timed
+from search.latency.quick import quickly
 from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
 from search.projection import Projector
 from search.rungs import Rungs
@@ -80,6 +81,17 @@ class Recipe:
         """Raises `Unsupported` when the network cannot be traced."""
         return survey_for(self.info, teacher, self.spec.space)
 
+    def expected(self, found: Survey) -> Costs:
+        """
+        What candidates cost, as far as that is known before a job: times, where they are limited, from the teacher and
+        the least student alone, measured on this machine within seconds.
+
+        Raises:
+            UserError: a time cannot be measured here.
+        """
+        measurements = self.spec.budget.measurements
+        return quickly(found, self.info.shape, measurements) if measurements else found
+
     def budget(self, found: Costs) -> Budget:
         """
         The limits worked out against the teacher; of a ladder, those of its loosest level.
@@ -124,11 +136,11 @@ class Recipe:
         Raises:
             UserError: whatever makes the job impossible, with a pointer and a remedy.
         """
-        found = self.survey(self.build_teacher())
+        found = self.expected(self.survey(self.build_teacher()))
         self.levels(found)
         bounds = found.bounds()
         return {
-            "teacher": {"name": self.spec.teacher.name, "cost": {m: full for m, (_, full) in bounds.items()}},
+            "teacher": {"name": self.spec.teacher.name, "cost": teacher_cost(found)},
             "dataset": {"name": self.spec.dataset.name, "classes": len(self.info.classes), "shape": self.info.shape},
             "space": {"key": found.space.key, "sites": len(found.space.sites), "size": float(found.space.size)},
             "smallest": {metric: least for metric, (least, _) in bounds.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from search.costs.polynomial import Polynomials, Term, Terms, Variable, total
 from search.latency.fit import BlockCosts, Timing, timing
 from search.latency.reading import Comparison
 from search.latency.table import Table
-from search.space import Space
+from search.space import Candidate, Space
 from search.spec import Measurement
 
 _SECOND = 10**9
@@ -75,6 +75,10 @@ class Timed:
     def costs_of(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """`{metric: [n]}` for choices `[n, sites]`: exact where counted, predicted where measured."""
         return {**self._found.costs_of(choices), **self._times(choices)}
+
+    def costs(self, candidates: Sequence[Candidate]) -> dict[str, NDArray[np.int64]]:
+        """The same of n candidates."""
+        return self.costs_of(self.space.array(candidates))
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Those of the survey and, of times, the predictions for the least of every site and for the teacher."""

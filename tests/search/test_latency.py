@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from search.latency.fit import Timing, timing
 from search.latency.measure import compare, measure, warm
 from search.latency.model import Timed
 from search.latency.parts import home
+from search.latency.quick import LENIENCE, quickly
 from search.latency.reading import Reading, Samples, bursts, comparison, reading, value_of
 from search.latency.table import NETWORKS, Measured, Row, Table, spread, tabulate, uniform
 from search.space import Candidate, Site, Space
@@ -225,9 +225,13 @@ COUNTED = Polynomials(
 class Counting:
     space: Space = SPACE
     polynomials: Polynomials = COUNTED
+    block_costs: Mapping[str, tuple[Terms, Terms]] = field(default_factory=lambda: BLOCK_COSTS)
 
     def costs_of(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         return self.polynomials(choices)
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        return {}
 
 
 def law(a: int, keep: int, b: int) -> dict[str, float]:
@@ -235,12 +239,12 @@ def law(a: int, keep: int, b: int) -> dict[str, float]:
     return {"one": 900 * a * 0.5 + 100 * a * 2, "two": keep * (450 * a * b * 0.25 + 5000), "": 10 * a + 700}
 
 
-def table_of(times: Callable[[int, int, int], dict[str, float]]) -> Table:
+def table_of(times: Callable[[int, int, int], dict[str, float]], measurement: Measurement | None = None) -> Table:
     chosen = spread(SPACE, NETWORKS)
     blocks = [times(*(choice for _, choice in candidate)) for candidate in chosen]
     return Table(
         space=SPACE.key,
-        measurement=Measurement(),
+        measurement=measurement or Measurement(),
         networks=tuple(
             Measured(
                 choices=candidate.as_dict(),
@@ -256,18 +260,19 @@ def table_of(times: Callable[[int, int, int], dict[str, float]]) -> Table:
     )
 
 
-def learned(times: Callable[[int, int, int], dict[str, float]] = law) -> Timing:
-    return timing(table_of(times), SPACE, COUNTED, BLOCK_COSTS)
+def learned(table: Table) -> Timing:
+    return timing(table, SPACE, COUNTED, BLOCK_COSTS)
 
 
 EVERY = np.array(list(itertools.product(*(site.choices for site in SPACE.sites))), dtype=np.int64)
 
 
 def test_what_follows_from_work_is_predicted_exactly() -> None:
-    found = learned()
+    table = table_of(law)
+    found = learned(table)
     assert found.error == pytest.approx(0, abs=1e-5)
     assert len(found.held_out) == 4
-    predicted = Timed(Counting(), {"latency": found}, {"latency": 1}).costs_of(EVERY)["latency"]
+    predicted = Timed(Counting(), {"latency": table}).costs_of(EVERY)["latency"]
     true = np.array([sum(law(*row).values()) for row in EVERY.tolist()])
     np.testing.assert_allclose(predicted, true, rtol=1e-4)
 
@@ -276,9 +281,10 @@ def test_lanes_are_found_in_the_times() -> None:
     def padded(a: int, keep: int, b: int) -> dict[str, float]:
         return law(-(-a // 32) * 32, keep, -(-b // 32) * 32)
 
-    found = learned(padded)
+    table = table_of(padded)
+    found = learned(table)
     assert found.lane == 32
-    predicted = Timed(Counting(), {"latency": found}, {"latency": 1}).costs_of(EVERY)["latency"]
+    predicted = Timed(Counting(), {"latency": table}).costs_of(EVERY)["latency"]
     true = np.array([sum(padded(*row).values()) for row in EVERY.tolist()])
     assert np.median(np.abs(predicted / true - 1)) < 1e-3
 
@@ -288,8 +294,8 @@ def test_layers_that_outgrow_a_cache_are_predicted_better_than_by_their_work() -
         spent = law(a, keep, b)
         return {**spent, "two": spent["two"] + keep * max(0, 450 * a * b - 450 * 64 * 64 // 2)}
 
-    found = learned(outgrown)
-    predicted = Timed(Counting(), {"latency": found}, {"latency": 1}).costs_of(EVERY)["latency"]
+    table = table_of(outgrown)
+    predicted = Timed(Counting(), {"latency": table}).costs_of(EVERY)["latency"]
     true = np.array([sum(outgrown(*row).values()) for row in EVERY.tolist()])
     assert np.median(np.abs(predicted / true - 1)) < 0.03
 
@@ -301,27 +307,20 @@ def test_a_prediction_rises_with_every_choice_whatever_was_measured(seed: int) -
     def noisy(a: int, keep: int, b: int) -> dict[str, float]:
         return {block: spent * rng.uniform(0.5, 2) for block, spent in law(a, keep, b).items()}
 
-    model = Timed(Counting(), {"latency": learned(noisy)}, {"latency": 1})
+    model = Timed(Counting(), {"latency": table_of(noisy)})
     grid = model.costs_of(EVERY)["latency"].reshape(8, 2, 8)
     for axis in range(3):
         assert (np.diff(grid, axis=axis) >= 0).all()
 
 
 def test_times_stand_beside_counted_costs() -> None:
-    model = Timed(Counting(), {"latency": learned(), "throughput": learned()}, {"latency": 1, "throughput": 8})
+    model = Timed(Counting(), {"latency": table_of(law), "throughput": table_of(law, Measurement(batch=8))})
     costs = model.costs_of(EVERY)
     assert set(costs) == {"macs", "latency", "throughput"}
     assert (costs["macs"] == COUNTED(EVERY)["macs"]).all()
     np.testing.assert_allclose(costs["throughput"], 8e9 / costs["latency"], rtol=1e-3)
     planned = model.polynomials(EVERY)
     assert all((planned[metric] == costs[metric]).all() for metric in costs), "what is planned is what is predicted"
-
-
-def test_a_correction_multiplies_times_and_leaves_counts() -> None:
-    model = Timed(Counting(), {"latency": learned()}, {"latency": 1})
-    slower = model.corrected({"latency": Fraction(5, 4)}).costs_of(EVERY)
-    np.testing.assert_allclose(slower["latency"], 1.25 * model.costs_of(EVERY)["latency"], rtol=1e-3)
-    assert (slower["macs"] == model.costs_of(EVERY)["macs"]).all()
 
 
 def test_a_space_of_two_networks_is_learned_from_both() -> None:
@@ -348,7 +347,7 @@ def test_a_space_of_two_networks_is_learned_from_both() -> None:
     )
     found = timing(table, space, counted, {"one": ((Term(7, (0,)),), ())})
     assert found.error is None
-    model = Timed(Counting(space, counted), {"latency": found}, {"latency": 1})
+    model = Timed(Counting(space, counted, {"one": ((Term(7, (0,)),), ())}), {"latency": table})
     np.testing.assert_allclose(model.costs_of(np.array([[0], [1]]))["latency"], [100, 700], atol=1)
 
 
@@ -395,3 +394,29 @@ def test_a_table_has_a_row_for_every_block_of_every_network(runtime: str) -> Non
         assert sum(rows.values()) == pytest.approx(network.latency.nanoseconds, abs=1)
         assert (rows["2"] > 0.05 * rows["1"]) == bool(network.choices["2.keep"])
     assert table.teacher.nanoseconds > 1.2 * table.networks[1].latency.nanoseconds, "the least is less"
+
+
+def test_what_is_said_before_a_job_is_measured_at_the_ends_and_lenient_with_the_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = {tuple(row): sum(law(*row).values()) for row in EVERY.tolist()}
+
+    def measured(networks: list[Candidate], shape: object, measurement: object) -> list[Reading]:
+        times = (whole[tuple(choice for _, choice in network)] for network in networks)
+        return [Reading(nanoseconds=round(time), spread=0, samples=20, environment={}) for time in times]
+
+    class Ungrafted(Counting):
+        """A survey whose students are the candidates themselves."""
+
+        def graft(self, candidate: Candidate) -> Candidate:
+            return candidate
+
+    monkeypatch.setattr("search.latency.quick.measured", measured)
+    found = quickly(Ungrafted(), SHAPE, {"latency": Measurement()})  # type: ignore[arg-type]
+    least, full = (candidate(SPACE) for candidate in (Space.least, Space.full))
+    times = found.costs([least, full])["latency"]
+    np.testing.assert_allclose(times[1], whole[(64, 1, 64)], rtol=1e-3)
+    np.testing.assert_allclose(times[0], whole[(8, 0, 64)] / LENIENCE, rtol=0.01)
+    assert found.bounds()["latency"] == (times[0], times[1])
+    every = found.costs_of(EVERY)["latency"].reshape(8, 2, 8)
+    assert all((np.diff(every, axis=axis) >= 0).all() for axis in range(3))
