@@ -252,9 +252,10 @@ class Counting:
         if lane is None:
             channels = self._channels.layers[name].channels["out"]
             return self._variable((site,), [rank_of(choice, channels) for choice in self._choices[site]])
-        ((group, _),) = lane.tables.items()
-        width = self._site_of[group]
-        ranks = [rank_of(choice, left) for left in self._choices[width] for choice in self._choices[site]]
+        ((group, table),) = lane.tables.items()
+        width, unit = self._site_of[group], self._knife.grouping.groups[group].unit
+        written = [left // unit * table.width for left in self._choices[width]]
+        ranks = [rank_of(choice, channels) for channels in written for choice in self._choices[site]]
         return self._variable((width, site), ranks)
 
 
