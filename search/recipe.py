@@ -153,8 +153,7 @@ class Recipe:
 
 def teacher_cost(found: Costs) -> dict[str, int]:
     """Of the teacher itself, by metric."""
-    costs = found.costs_of(found.space.array([found.space.full()]))
-    return {metric: int(values[0]) for metric, values in costs.items()}
+    return dict(found.cost)
 
 
 def best_cost(found: Costs) -> dict[str, int]:

@@ -31,6 +31,9 @@ class Counted(Protocol):
     @property
     def block_costs(self) -> BlockCosts: ...
 
+    @property
+    def cost(self) -> Mapping[str, int]: ...
+
     def costs_of(self, choices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]: ...
 
     def bounds(self) -> Mapping[str, tuple[int, int]]: ...
@@ -79,6 +82,12 @@ class Timed:
     def costs(self, candidates: Sequence[Candidate]) -> dict[str, NDArray[np.int64]]:
         """The same of n candidates."""
         return self.costs_of(self.space.array(candidates))
+
+    @property
+    def cost(self) -> Mapping[str, int]:
+        """The teacher's own; of times, what is predicted for the widest student."""
+        times = self._times(self.space.array([self.space.full()]))
+        return {**self._found.cost, **{metric: int(values[0]) for metric, values in times.items()}}
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Those of the survey and, of times, the predictions for the least of every site and for the teacher."""

@@ -49,7 +49,7 @@ class Unblocked:
     def __init__(self, found: Counted) -> None:
         self._found = found
         self.space, self.polynomials = found.space, found.polynomials
-        self.costs_of, self.bounds = found.costs_of, found.bounds
+        self.costs_of, self.bounds, self.cost = found.costs_of, found.bounds, found.cost
 
     @property
     def block_costs(self) -> BlockCosts:

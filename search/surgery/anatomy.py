@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search.costs.polynomial import Polynomials, Terms
+from search.planner import Planner
 from search.space import Candidate, Space
 from search.surgery.channels import Channels
 from search.surgery.groups import Kept
@@ -136,9 +138,12 @@ class Survey:
         return self.polynomials(choices)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """By metric, the least and the largest cost of any student."""
-        costs = self.costs([self.space.least(), self.space.full()])
-        return {metric: (int(values[0]), int(values[1])) for metric, values in costs.items()}
+        """By metric, the least and the largest cost of any student, proved."""
+        return dict(self._bounds)
+
+    @cached_property
+    def _bounds(self) -> dict[str, tuple[int, int]]:
+        return Planner(self.polynomials).bounds()
 
     def graft(self, candidate: Candidate) -> nn.Module:
         """
