@@ -41,7 +41,7 @@ STEPS = st.lists(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a network is built from; `str` of it builds the same again."""
+    """What a network is built from: equal plans, equal networks."""
 
     stem: int
     steps: tuple[Step, ...]
@@ -52,7 +52,7 @@ plans = st.builds(Plan, st.sampled_from(WIDTHS), STEPS.map(tuple), st.sampled_fr
 
 
 class Drawn(nn.Module):
-    """Maps images `[n, 3, h, w]` to logits `[n, 5]`. Every step keeps what earlier ones left in `past`."""
+    """Maps images `[n, 3, 12, 12]` to logits `[n, 5]`."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -60,11 +60,17 @@ class Drawn(nn.Module):
         self.plan = plan
         self.stem = nn.Conv2d(3, plan.stem, 3, padding=1)
         self.parts = nn.ModuleDict()
-        self.norms = nn.ModuleDict()
-        width, picture, self._past = plan.stem, 12, []
+        width, picture = plan.stem, 12
         for at, step in enumerate(plan.steps):
             width, picture = self._grow(str(at), step, width, picture)
         self.fc = nn.Linear(width * plan.flat**2, 5)
+        self._decided: dict[str, bool] = {}
+        with torch.no_grad():
+            self.eval()(torch.zeros(1, 3, 12, 12))
+
+    def _once(self, name: str, applies: bool) -> bool:
+        """As in a network that is written down, the way through does not change with the number of channels."""
+        return self._decided.setdefault(name, applies)
 
     def _grow(self, name: str, step: Step, width: int, picture: int) -> tuple[int, int]:
         kind, *given = step
@@ -127,21 +133,21 @@ class Drawn(nn.Module):
             case "again":
                 return self.parts[name](self.parts[name](x).relu())
             case "skip":
-                return x + past if x.shape == past.shape else x
-            case "shuffle" if x.shape[1] % 2 == 0:
+                return x + past if self._once(name, x.shape == past.shape) else x
+            case "shuffle" if self._once(name, x.shape[1] % 2 == 0):
                 n, c, h, w = x.shape
                 return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-            case "halves" if x.shape[1] % 2 == 0:
+            case "halves" if self._once(name, x.shape[1] % 2 == 0):
                 one, other = x.chunk(2, 1)
                 return torch.cat([one.relu(), other], 1)
             case "flip":
                 return x.flip(1)
             case "pool":
-                return functional.max_pool2d(x, 2) if x.shape[-1] > 6 else x
+                return functional.max_pool2d(x, 2) if self._once(name, x.shape[-1] > 6) else x
             case "attention":
                 flat = x.flatten(2)
                 return (torch.softmax(flat.transpose(1, 2) @ flat, -1) @ flat.transpose(1, 2)).mT.view_as(x) + x
-            case "pixel" if x.shape[1] % 4 == 0:
+            case "pixel" if self._once(name, x.shape[1] % 4 == 0):
                 return functional.pixel_shuffle(x, 2)
             case "pad":
                 return functional.pad(x, (1, 1, 1, 1))

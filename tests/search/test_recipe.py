@@ -19,6 +19,9 @@ from search.surgery import Survey
 from tests.workers.small_job import small_spec
 
 
+pytestmark = pytest.mark.timeout(60)  # the first count in a process imports torch's compiler
+
+
 def recipe(budget: dict[str, Any]) -> Recipe:
     return prepare(small_spec(budget=budget), Files(cache=Path("unused")))
 
