@@ -230,6 +230,11 @@ class Counting:
     def costs_of(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         return self.polynomials(choices)
 
+    @property
+    def cost(self) -> dict[str, int]:
+        whole = self.costs_of(self.space.array([self.space.full()]))
+        return {metric: int(values[0]) for metric, values in whole.items()}
+
     def bounds(self) -> dict[str, tuple[int, int]]:
         return {}
 
