@@ -19,7 +19,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import BudgetImpossible, UserError
+from search.errors import UserError
 
 AT_LEAST = frozenset({"throughput"})
 """The metrics of which more is better: their limits are least values."""
@@ -147,6 +147,13 @@ def as_text(written: object) -> str:
     return f"{written:.12f}".rstrip("0").rstrip(".") if isinstance(written, float) else str(written)
 
 
+def spelled(metric: str, value: int) -> str:
+    """A limit of this value as a user may write it, whatever the metric: `4500000`, `4000000 ns`, `200/s`."""
+    quantity = _QUANTITIES.get(metric, _PLAIN)
+    unit = "" if "" in quantity.units else quantity.shown[0]
+    return f"{value}{unit}" if unit.startswith("/") else f"{value} {unit}".rstrip()
+
+
 def check_ladder(limits: Sequence[Limit]) -> None:
     """
     Raises:
@@ -271,17 +278,6 @@ class Budget:
             axis=0,
         )
         return ratios
-
-    def check(self, best: Mapping[str, int], teacher: Mapping[str, int]) -> None:
-        """
-        `best` is, by metric, the value that no student does better: the smallest cost, the largest throughput.
-
-        Raises:
-            BudgetImpossible: even that misses a limit.
-        """
-        for metric, limit in self.limits.items():
-            if not self._kept(metric, best[metric]):
-                raise BudgetImpossible(metric, limit, best[metric], teacher[metric], at_least=metric in AT_LEAST)
 
     def _kept(self, metric: str, value: int) -> bool:
         return value >= self.limits[metric] if metric in AT_LEAST else value <= self.limits[metric]

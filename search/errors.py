@@ -5,7 +5,7 @@ Everything Stillhouse raises on purpose, drawn:
     ├── UserError                 what was asked cannot be done; says which field and what to do
     │   ├── InvalidSpec           the document is malformed: one FieldError per mistake
     │   │   └── UnknownName       a plugin that nobody has registered
-    │   ├── BudgetImpossible      no student of this teacher is small enough
+    │   ├── BudgetImpossible      no student of this teacher keeps all limits
     │   ├── DataError             a file of the dataset is missing, corrupt or too large
     │   ├── WeightsError          a weights file does not fit the architecture
     │   └── Unsupported           the network cannot be surveyed or exported
@@ -27,7 +27,7 @@ The service maps `UserError` to 422, `NotFound` to 404, the other `LedgerError`s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -103,24 +103,31 @@ class UnknownName(InvalidSpec):
 
 
 class BudgetImpossible(UserError):
-    """`best` is the value of `metric` that no student of the teacher does better in the space asked for."""
+    """
+    No student keeps the budget. `needed` has, by metric, limits as a user writes them which together would do.
+
+    One error points at each of them, with the value in `allowed`; without any, at the budget as a whole.
+    """
 
     code = "BUDGET_IMPOSSIBLE"
 
-    def __init__(self, metric: str, limit: int, best: int, teacher: int, *, at_least: bool = False) -> None:
-        sign, word, change = (">=", "largest", "Lower") if at_least else ("<=", "smallest", "Raise")
-        share = 100 * best / teacher
-        super().__init__(
-            f"no student of this teacher has {metric} {sign} {limit:,}: the {word} reachable is {best:,} "
-            f"({share:.2f} % of the teacher's {teacher:,}). {change} the limit, or widen the space "
-            "(smaller `space.divisor` or `space.min_keep`, `space.removal: true`).",
-            pointer=f"/budget/{metric}",
-        )
-        self.metric, self.limit, self.best = metric, limit, best
+    def __init__(self, message: str, needed: Mapping[str, str]) -> None:
+        super().__init__(message, pointer="/budget")
+        self.needed = dict(needed)
+        if needed:
+            told = [message, *(f"with that, this must be {limit}" for limit in list(needed.values())[1:])]
+            self.errors = tuple(
+                FieldError(f"/budget/{metric}", self.code, text, (limit,))
+                for text, (metric, limit) in zip(told, needed.items(), strict=True)
+            )
 
-    def under_level(self, level: int) -> BudgetImpossible:
-        """The same error, pointing at the limit's place in its ladder."""
-        self.errors = tuple(replace(error, pointer=f"{error.pointer}/{level}") for error in self.errors)
+    def under_level(self, level: int, metrics: Collection[str]) -> BudgetImpossible:
+        """The same error, pointing at the limits' place in their ladders where `metrics` have one."""
+        ladders = {f"/budget/{metric}" for metric in metrics}
+        self.errors = tuple(
+            replace(error, pointer=f"{error.pointer}/{level}") if error.pointer in ladders else error
+            for error in self.errors
+        )
         return self
 
 

@@ -19,6 +19,8 @@ from search.trial import Trial
 if TYPE_CHECKING:  # torch is not imported by those who only read names and options
     from torch import Tensor, nn
 
+    from search.costs.polynomial import Polynomials
+
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -60,10 +62,14 @@ class Dataset(Protocol):
     """
     Made as `Plugin(options, files=Files)`. Splits never overlap; the search opens train and validation only.
 
-    Both methods raise `DataError`, naming the file, when something is missing or corrupt.
+    All methods raise `DataError`, naming the file, when something is missing or corrupt.
     """
 
     def info(self) -> DatasetInfo: ...
+
+    def sizes(self) -> Mapping[SplitName, int]:
+        """How many images each split has, none of them decoded; a few too many where repeats are only found then."""
+        ...
 
     def split(self, name: SplitName) -> Split: ...
 
@@ -113,10 +119,13 @@ class Strategy(Protocol):
 
 
 class CostModel(Protocol):
-    """Exact costs of candidates without building them."""
+    """Exact costs of candidates without building them. `polynomials` are over the sites of `space`, in its order."""
 
     @property
     def space(self) -> Space: ...
+
+    @property
+    def polynomials(self) -> Polynomials: ...
 
     def costs_of(self, choices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
         """`{metric: [n]}` for choices `[n, sites]` in the order of the space's sites."""

@@ -1,9 +1,10 @@
 """
 Projection: the candidate within a budget that is nearest to a proposal.
 
-Scale the proposal's widths down until it fits, taking blocks away only when the narrowest widths do not fit, then
-refill greedily up to the limit. Every candidate that is trained therefore fits by construction, and no part of the
-budget is left unused for want of trying.
+Scale the proposal's widths down until it fits, taking blocks away or choosing otherwise at other sites only when the
+narrowest widths do not fit, then refill greedily up to the limit. Where that leads nowhere, because a choice that
+lowers one cost raises another, begin with a student that the planner knows to fit. Every candidate that is trained
+therefore fits by construction, and no part of the budget is left unused for want of trying.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.budget import Budget
+from search.planner import Planner
 from search.plugins import CostModel
+from search.proof import witness
 from search.space import Candidate
 
 _SCALES = np.linspace(1, 0, 257)
@@ -24,19 +27,17 @@ class Projector:
     """Projects the candidates of one space onto one budget."""
 
     def __init__(self, model: CostModel, budget: Budget) -> None:
-        """Raises `BudgetImpossible` when not even the smallest student fits."""
+        """Raises `BudgetImpossible` when no student fits."""
         self._model, self._space, self.budget = model, model.space, budget
         sites = self._space.sites
         self._widths = np.array([site.kind == "width" for site in sites], dtype=bool)
+        self._removals = np.array([site.kind == "removal" for site in sites], dtype=bool)
         self._full = np.array([site.full for site in sites], dtype=np.int64)
         self._least = np.array([site.least for site in sites], dtype=np.int64)
         names = list(self._space.by_name)
         self._within = [None if site.within is None else names.index(site.within) for site in sites]
-        ends = model.costs_of(np.stack([self._least, self._full]))
-        budget.check(
-            {metric: int(costs[0]) for metric, costs in ends.items()},
-            {metric: int(costs[1]) for metric, costs in ends.items()},
-        )
+        teacher = {metric: int(costs[0]) for metric, costs in model.costs_of(self._full[None]).items()}
+        self._witness = witness(Planner(model.polynomials), budget, teacher)
 
     def project(self, proposal: Candidate) -> Candidate:
         """The projection of `proposal`; itself when it fits and nothing can be refilled."""
@@ -52,7 +53,10 @@ class Projector:
             if fitting.any():
                 chosen: Choices = ladder[int(fitting.argmax())]
                 return chosen
-            kept = self._without_one_block(kept)
+            lighter = self._lighter(kept)
+            if lighter is None:
+                return self._witness.copy()
+            kept = lighter
 
     def _scaled(self, choices: Choices, scale: float) -> Choices:
         scaled = choices.copy()
@@ -62,23 +66,44 @@ class Projector:
                 scaled[at] = fitting[-1] if fitting else site.least
         return scaled
 
-    def _without_one_block(self, choices: Choices) -> Choices:
-        """Takes away the block whose absence brings the narrowest network nearest to the budget."""
+    def _lighter(self, choices: Choices) -> Choices | None:
+        """
+        Takes a block away, or chooses otherwise at a site that is no width: what brings the narrowest network nearest
+        to the budget. Without a block, only what brings it nearer; None when nothing does.
+        """
         narrow = np.where(self._widths, self._least, choices)
-        standing = np.flatnonzero(~self._widths & (choices > self._least))
-        rows = np.repeat(narrow[None], len(standing), axis=0)
-        rows[np.arange(len(standing)), standing] = self._least[standing]
-        costs = self._model.costs_of(rows)
-        excess = self.budget.excess(costs)
-        shorter = choices.copy()
-        shorter[standing[int(excess.argmin())]] = 0
-        return shorter
+        at, others = self._moves(choices)
+        if not len(at):
+            return None
+        rows = np.repeat(narrow[None], len(at) + 1, axis=0)
+        rows[np.arange(len(at)), at] = others
+        excess = self.budget.excess(self._model.costs_of(rows))
+        best = int(excess[:-1].argmin())
+        if excess[best] >= excess[-1]:
+            blocks = np.flatnonzero(self._removals[at])
+            if not len(blocks):
+                return None
+            best = int(blocks[excess[blocks].argmin()])
+        lighter = choices.copy()
+        lighter[at[best]] = others[best]
+        return lighter
+
+    def _moves(self, choices: Choices) -> tuple[Choices, Choices]:
+        """Sites that are no width with another choice there, both `[moves]`; a block only goes."""
+        moves = [
+            (at, choice)
+            for at, site in enumerate(self._space.sites)
+            if not self._widths[at] and not self._void(at, choices)
+            for choice in site.choices
+            if (choice < choices[at] if self._removals[at] else choice != choices[at])
+        ]
+        return np.array([at for at, _ in moves], dtype=np.int64), np.array([to for _, to in moves], dtype=np.int64)
 
     def _refill(self, choices: Choices, wanted: Choices) -> Choices:
         """
         Raises one site by one step at a time, the one that lags most behind the proposal first, while it fits.
 
-        Widths may rise beyond the proposal; a block that the proposal had taken away stays away.
+        Widths may rise beyond the proposal; other sites only return to it, and before any width rises.
         """
         chosen = choices.copy()
         while True:
@@ -90,19 +115,26 @@ class Projector:
             fitting = self.budget.fits(self._model.costs_of(rows))
             if not fitting.any():
                 return chosen
-            lag = np.where(fitting, chosen[sites] / np.maximum(wanted[sites], 1), np.inf)
-            chosen = rows[int(lag.argmin())]
+            lag = np.where(self._widths[sites], chosen[sites] / np.maximum(wanted[sites], 1), 0)
+            chosen = rows[int(np.where(fitting, lag, np.inf).argmin())]
 
     def _raises(self, chosen: Choices, wanted: Choices) -> tuple[Choices, Choices]:
-        """Sites that may rise, and the choice one step above the present one, both `[raises]`."""
+        """Sites that may rise, and the choice they would have, both `[raises]`."""
         sites, steps = [], []
         for at, site in enumerate(self._space.sites):
-            ceiling = site.full if self._widths[at] else wanted[at]
-            step = next((choice for choice in site.choices if chosen[at] < choice <= ceiling), None)
+            if self._widths[at]:
+                step = next((choice for choice in site.choices if chosen[at] < choice), None)
+            else:
+                step = self._wish(at, chosen, wanted)
             if step is not None and not self._void(at, chosen):
                 sites.append(at)
                 steps.append(step)
         return np.array(sites, dtype=np.int64), np.array(steps, dtype=np.int64)
+
+    def _wish(self, at: int, chosen: Choices, wanted: Choices) -> int | None:
+        """What the proposal had at a site that is no width, unless that is so now or would take a block away."""
+        wish = int(wanted[at])
+        return None if wish == chosen[at] or (self._removals[at] and wish < chosen[at]) else wish
 
     def _void(self, at: int, chosen: Choices) -> bool:
         within = self._within[at]

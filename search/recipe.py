@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,8 +24,11 @@ from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.latency.model import Timed
 from search.latency.quick import quickly
+from search.plan import Checked, plan
+from search.planner import Planner
 from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
 from search.projection import Projector
+from search.proof import witness
 from search.rungs import Rungs
 from search.spec import JobSpec, Pick, SpaceSpec
 from search.strategies.wrappers import Distinct, Projected
@@ -81,15 +85,17 @@ class Recipe:
         """Raises `Unsupported` when the network cannot be traced."""
         return survey_for(self.info, teacher, self.spec.space)
 
-    def expected(self, found: Survey) -> Costs:
+    def expected(self, found: Survey, unmeasured: Collection[str] = ()) -> Costs:
         """
         What candidates cost, as far as that is known before a job: times, where they are limited, from the teacher and
-        the least student alone, measured on this machine within seconds.
+        the least student alone, measured on this machine within seconds. `unmeasured` metrics are left out.
 
         Raises:
             UserError: a time cannot be measured here.
         """
-        measurements = self.spec.budget.measurements
+        measurements = {
+            metric: how for metric, how in self.spec.budget.measurements.items() if metric not in unmeasured
+        }
         return quickly(found, self.info.shape, measurements) if measurements else found
 
     def budget(self, found: Costs) -> Budget:
@@ -101,27 +107,34 @@ class Recipe:
         """
         return ladder(self.spec.budget.limits, teacher_cost(found))[0]
 
-    def levels(self, found: Costs) -> tuple[Budget, ...]:
+    def levels(self, found: Costs, unmeasured: Collection[str] = ()) -> tuple[Budget, ...]:
         """
         The budgets to search under, loosest first and each within the one before: the ladder's, or the only one. With
         an accuracy to be kept they are ours: six steps from the teacher down to the smallest student, even on a
-        logarithmic scale of the cost to be made small, the other limits holding at each.
+        logarithmic scale of the cost to be made small, the other limits holding at each. The limits of
+        `unmeasured` metrics are left out.
 
         Raises:
-            BudgetImpossible: even the best student misses a limit.
+            BudgetImpossible: no student keeps all limits of a level.
             UserError: a limit of an unknown cost, or levels that turn out no tighter than those before them.
         """
-        bounds, limits, goal = found.bounds(), self.spec.budget.limits, self.spec.budget.accuracy
-        teacher = teacher_cost(found)
+        goal, teacher, planner = self.spec.budget.accuracy, teacher_cost(found), Planner(found.polynomials)
+        limits = {metric: steps for metric, steps in self.spec.budget.limits.items() if metric not in unmeasured}
         levels = ladder(limits, teacher)
         for level, budget in enumerate(levels):
             try:
-                budget.check(best_cost(found), teacher)
+                witness(planner, budget, teacher)
             except BudgetImpossible as error:
-                if len(limits[error.metric]) == 1:
-                    raise
-                raise error.under_level(level) from None
-        return levels if goal is None else _steps(levels[0], goal.cheapest, bounds, teacher)
+                ladders = [metric for metric, steps in limits.items() if len(steps) > 1]
+                raise error.under_level(level, ladders) from None
+        if goal is None or goal.cheapest in unmeasured:
+            return levels
+        if goal.cheapest not in teacher:
+            raise UserError(
+                f"no cost is called `{goal.cheapest}`", pointer="/budget/accuracy/cheapest", allowed=sorted(teacher)
+            )
+        least = planner.best(goal.cheapest, levels[0].limits).value
+        return levels if least is None else _steps(levels[0], goal.cheapest, int(least), teacher[goal.cheapest])
 
     def open_strategy(self, found: Costs, levels: Sequence[Budget]) -> Strategy:
         """The strategy with its proposals kept distinct, and within the levels in turn."""
@@ -131,24 +144,37 @@ class Recipe:
 
     def plan(self) -> dict[str, Any]:
         """
-        What the job would do, as JSON: the teacher's cost, the space, the limits and the smallest student.
+        What the job would do, as JSON: exact bounds, every level with a student that keeps it, time, cost and report.
 
         Raises:
             UserError: whatever makes the job impossible, with a pointer and a remedy.
         """
-        found = self.expected(self.survey(self.build_teacher()))
-        self.levels(found)
-        bounds = found.bounds()
-        return {
-            "teacher": {"name": self.spec.teacher.name, "cost": teacher_cost(found)},
-            "dataset": {"name": self.spec.dataset.name, "classes": len(self.info.classes), "shape": self.info.shape},
-            "space": {"key": found.space.key, "sites": len(found.space.sites), "size": float(found.space.size)},
-            "smallest": {metric: least for metric, (least, _) in bounds.items()},
-            "limits": dict(self.budget(found).limits),
-            "trials": self.spec.search.trials,
-            "rungs": list(self.spec.search.rungs),
-            "finalists": self.spec.finalists.count,
-        }
+        checked = self.check()
+        return plan(self.spec, self.rungs, self.info, self.dataset.sizes(), self.distiller, checked)
+
+    def check(self) -> Checked:
+        """
+        What is known of the job when it can be done.
+
+        Limits of times whose runtime is not to be had on this machine are left to the workers.
+
+        Raises:
+            UserError: whatever makes the job impossible, with a pointer and a remedy.
+        """
+        began = time.monotonic()
+        found = self.survey(self.build_teacher())
+        seconds = time.monotonic() - began
+        unmeasured: list[str] = []
+        while True:
+            try:
+                costs = self.expected(found, unmeasured)
+                break
+            except UserError as error:
+                elsewhere = [metric for metric in _TIMES if error.errors[0].pointer == f"/budget/{metric}/runtime"]
+                if not elsewhere:
+                    raise
+                unmeasured += elsewhere
+        return Checked(found, costs, self.levels(costs, unmeasured), unmeasured, seconds)
 
 
 def teacher_cost(found: Costs) -> dict[str, int]:
@@ -162,19 +188,18 @@ def best_cost(found: Costs) -> dict[str, int]:
     return {metric: most if metric in AT_LEAST else least for metric, (least, most) in bounds.items()}
 
 
-def _steps(
-    budget: Budget, cheapest: str, bounds: Mapping[str, tuple[int, int]], teacher: Mapping[str, int]
-) -> tuple[Budget, ...]:
-    """The middles of equal parts of the way down: neither the teacher nor the one smallest student is a level."""
-    if cheapest not in bounds:
-        raise UserError(f"no cost is called `{cheapest}`", pointer="/budget/accuracy/cheapest", allowed=sorted(bounds))
-    least, _ = bounds[cheapest]
-    most = min(teacher[cheapest], budget.limits.get(cheapest, teacher[cheapest]))
+def _steps(budget: Budget, cheapest: str, least: int, teacher: int) -> tuple[Budget, ...]:
+    """
+    The middles of equal parts of the way down to `least`, which can be reached: neither the teacher nor the one
+    smallest student is a level.
+    """
+    most = max(least, min(teacher, budget.limits.get(cheapest, teacher)))
     values = {round(most * (least / most) ** ((step + 0.5) / _STEPS)) for step in range(_STEPS)}
     return tuple(Budget({**budget.limits, cheapest: value}) for value in sorted(values, reverse=True))
 
 
 _STEPS = 6
+_TIMES = ("latency", "throughput")
 
 
 def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Survey:

@@ -219,7 +219,7 @@ def warm(checker: Checker) -> None:
     threading.Thread(target=ask, name="checker-warm", daemon=True).start()
 
 
-_NOT_CHECKED = frozenset({"labels", "priority", "resources", "export"})
+_NOT_CHECKED = frozenset({"labels", "priority", "export"})
 """Parts of a spec that no plan depends on."""
 
 

@@ -125,11 +125,43 @@ EVENT: dict[str, Any] = event_document(
 ).model_dump(mode="json")
 PLAN: dict[str, Any] = {
     "teacher": {"name": "small_resnet", "cost": _TEACHER_COST},
-    "dataset": {"name": "cluttered_digits", "classes": 10, "shape": [3, 32, 32]},
-    "space": {"key": "7c211433f02071597741e6ff", "sites": 9, "size": 1.7e7},
+    "dataset": {
+        "name": "cluttered_digits",
+        "classes": 10,
+        "shape": [3, 32, 32],
+        "images": {"train": 8000, "validation": 2000, "test": 3000},
+    },
+    "space": {"key": "7c211433f02071597741e6ff", "sites": 9, "kinds": {"width": 7, "removal": 2}, "size": 1.7e7},
     "smallest": {"macs": 801_312, "flops": 1_602_624, "params": 15_210},
+    "largest": _TEACHER_COST,
     "limits": {"macs": 4_580_269, "params": 200_000},
+    "levels": [
+        {
+            "limits": {"macs": 4_580_269, "params": 200_000},
+            "binding": "macs",
+            "witness": {"cost": _COST},
+            "share": {"drawn": 100_000, "fitting": 3104, "low": 0.0299, "high": 0.0321},
+        }
+    ],
+    "unmeasured": [],
     "trials": 24,
     "rungs": [40, 120],
     "finalists": 2,
+    "estimate": {
+        "phases": [
+            {"phase": "teacher", "low": 35.0, "expected": 41.0, "high": 62.0},
+            {"phase": "survey", "low": 1.5, "expected": 1.5, "high": 1.5},
+            {"phase": "search", "low": 44.0, "expected": 58.0, "high": 80.0},
+            {"phase": "finalists", "low": 20.0, "expected": 26.0, "high": 40.0},
+        ],
+        "seconds": {"low": 100.5, "expected": 126.5, "high": 183.5},
+        "unit": "cpu-hours",
+        "cost": {"low": 0.05, "expected": 0.06, "high": 0.1},
+        "basis": "steps of training timed on this machine, cpu, 1 thread",
+    },
+    "report": [
+        {"module": "conv1", "status": "searchable", "site": "layer1.width", "reason": ""},
+        {"module": "layer1.0", "status": "removable", "site": "layer1.0.keep", "reason": ""},
+        {"module": "fc", "status": "frozen", "site": None, "reason": "its outputs are the logits"},
+    ],
 }

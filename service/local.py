@@ -43,7 +43,7 @@ def run_local(
 
     check_place(out)
     files = Files(cache=home / "cache", roots=None)
-    prepare(spec, files).plan()
+    prepare(spec, files).check()
     ledger = MemoryLedger(on_event=lambda _, event: on_event(event))
     artifacts = FolderArtifacts(str(home / "artifacts"))
     ledger.submit(spec)

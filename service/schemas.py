@@ -98,14 +98,78 @@ class PlannedDataset(Document):
     classes: int
     shape: list[int]
     """Of one image: channels, height, width."""
+    images: dict[str, int]
+    """By split."""
 
 
 class PlannedSpace(Document):
     key: str
     """Names the space: equal keys, equal spaces."""
     sites: int
+    kinds: dict[str, int]
+    """Sites by kind."""
     size: float
     """How many candidates it holds."""
+
+
+class Share(Document):
+    """How much of the space keeps a budget, by candidates drawn at random."""
+
+    drawn: int
+    fitting: int
+    low: float
+    high: float
+    """Between `low` and `high`, 0..1, lies the share, with 95 % confidence."""
+
+
+class PlannedStudent(Document):
+    cost: Cost
+
+
+class PlannedLevel(Document):
+    """A budget of which it is proved that a student keeps it."""
+
+    limits: Cost
+    binding: str | None
+    """The metric that most candidates miss by the largest factor, or come nearest to missing."""
+    witness: PlannedStudent
+    """A student that keeps it: the teacher narrowed evenly, where that is enough."""
+    share: Share
+
+
+class Expectation(Document):
+    low: float
+    expected: float
+    high: float
+
+
+class PlannedPhase(Expectation):
+    """Seconds on the clock."""
+
+    phase: str
+
+
+class Estimate(Document):
+    phases: list[PlannedPhase]
+    seconds: Expectation
+    """On the clock, all phases together."""
+    unit: str
+    """Of `cost`: `cpu-hours` or `gpu-hours`."""
+    cost: Expectation
+    basis: str
+    """What was measured for it, and where."""
+
+
+class PlannedModule(Document):
+    """What can be done with a module of the teacher."""
+
+    module: str
+    status: str
+    """`searchable`, `removable`, `frozen` or `unsupported`."""
+    site: str | None
+    """Where it is chosen."""
+    reason: str
+    """Why it stays as it is; empty when it does not."""
 
 
 class Plan(Document):
@@ -113,12 +177,24 @@ class Plan(Document):
     dataset: PlannedDataset
     space: PlannedSpace
     smallest: Cost
-    """Of the smallest student in the space."""
+    """By metric the exact least value of any student in the space."""
+    largest: Cost
+    """By metric the exact largest."""
     limits: Cost
-    """The budget, worked out: the largest whole number allowed of each metric."""
+    """The budget, worked out: the whole number allowed of each metric. Of a ladder, its loosest level's."""
+    levels: list[PlannedLevel]
+    """
+    Loosest first; one, unless the job is a ladder or has an accuracy to keep. Times are guessed, from the teacher
+    and the least student timed on the server; the job measures more.
+    """
+    unmeasured: list[str]
+    """Limited metrics that this server cannot measure; they are judged by the workers."""
     trials: int
     rungs: list[int]
     finalists: int
+    estimate: Estimate
+    report: list[PlannedModule]
+    """In order of execution."""
 
 
 class CatalogEntry(Document):

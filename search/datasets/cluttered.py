@@ -61,6 +61,10 @@ class ClutteredDigits:
             pad=2,
         )
 
+    def sizes(self) -> Mapping[SplitName, int]:
+        sizes = self._options
+        return {"train": sizes.train, "validation": sizes.validation, "test": sizes.test}
+
     def split(self, name: SplitName) -> Split:
         sizes = self._options
         check_memory(sizes.train + sizes.validation + sizes.test, 3, _SIZE)

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 from sklearn.datasets import load_digits
 
-from search.datasets.arrays import frozen
+from search.datasets.arrays import SPLITS, frozen
 from search.files import Files
 from search.plugins import DatasetInfo, Split, SplitName
 from search.spec import Part
@@ -51,6 +51,9 @@ class Digits:
             mirror=False,
             pad=2,
         )
+
+    def sizes(self) -> Mapping[SplitName, int]:
+        return {name: len(sources(name)) for name in SPLITS}
 
     def split(self, name: SplitName) -> Split:
         digits, labels = originals(self._size)

@@ -76,6 +76,9 @@ class ImageFolder:
             pad=max(1, options.size // 8),
         )
 
+    def sizes(self) -> Mapping[SplitName, int]:
+        return {name: len(examples) for name, examples in self._listing.examples.items()}
+
     def split(self, name: SplitName) -> Split:
         listing = self._listing
         check_memory(sum(map(len, listing.examples.values())), self._options.channels, self._options.size)

@@ -179,6 +179,17 @@ class Torchvision:
             pad=max(1, self._size // 8),
         )
 
+    def sizes(self) -> Mapping[SplitName, int]:
+        """Of the official parts, shared out; images that two of them have count twice."""
+        sizes: dict[SplitName, int] = {name: len(self._open(name).labels) for name in self._source.parts}
+        whole, options = sizes["train"], self._options
+        shares: dict[SplitName, float] = {"validation": options.validation, "test": options.test}
+        for name, share in shares.items():
+            if name not in sizes:
+                sizes[name] = round(share * whole)
+                sizes["train"] -= sizes[name]
+        return sizes
+
     def split(self, name: SplitName) -> Split:
         return kept_split(self._files.cache, self._key, name, self._build)
 

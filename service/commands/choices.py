@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -9,25 +10,39 @@ import typer
 from service.client import Client
 from service.commands.options import Json, SpecFile, Url
 from service.schemas import CatalogEntry, Plan
-from service.screens.tables import catalog_table, plan_screen
+from service.screens.plan import plan_screen
+from service.screens.tables import catalog_table
 from service.terminal import Terminal, read_document
+from service.wire import Unreachable
 
 Local = Annotated[bool, typer.Option("--local", help="Ask this machine's installation instead of a server.")]
 
 
-def plan(spec: SpecFile, local: Local = False, as_json: Json = False, url: Url = None) -> None:
-    """Check a job and show what it would do; nothing is trained."""
+def plan(
+    spec: SpecFile,
+    local: Local = False,
+    report: Annotated[bool, typer.Option("--report", help="Say of every module what can be done with it.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Check a job and show what it would do: bounds, limits, time and cost; nothing is trained."""
     terminal = Terminal(as_json=as_json)
     document = read_document(spec)
-    with terminal.waiting("building and tracing the teacher"):
-        found = _plan_here(document) if local else _plan_there(document, url)
-    terminal.show(plan_screen(found, signs=terminal.signs), found)
-    terminal.hint("go", f"stillhouse {'local' if local else 'submit'} {spec}")
+    with terminal.waiting("surveying the teacher, timing some of its steps"):
+        found, here = (_plan_here(document), True) if local else _plan_where(document, url)
+    terminal.show(plan_screen(found, width=terminal.out.width, signs=terminal.signs, report=report), found)
+    terminal.hint("go", f"stillhouse {'local' if here else 'submit'} {spec}")
 
 
-def _plan_there(document: dict[str, object], url: str | None) -> Plan:
-    with Client(url) as client:
-        return client.plan(document)
+def _plan_where(document: dict[str, object], url: str | None) -> tuple[Plan, bool]:
+    """By the server; here when nobody named a server and none answers where one usually would."""
+    try:
+        with Client(url) as client:
+            return client.plan(document), False
+    except Unreachable:
+        if url or os.environ.get("STILLHOUSE_URL"):
+            raise
+        return _plan_here(document), True
 
 
 def _plan_here(document: dict[str, object]) -> Plan:

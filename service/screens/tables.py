@@ -1,4 +1,4 @@
-"""Lists: jobs, trials, artifacts, plugins, plans, checks."""
+"""Lists: jobs, trials, artifacts, plugins, checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,8 +16,8 @@ from search.budget import Budget, level_of
 from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
-from service.schemas import CatalogEntry, Plan
-from service.screens.words import Signs, age, aims, amount, duration, measure, percent, plural
+from service.schemas import CatalogEntry
+from service.screens.words import Signs, age, aims, duration, measure, percent
 from workers.ports import JobState
 
 _STATES = {
@@ -146,35 +146,6 @@ def catalog_table(entries: Iterable[CatalogEntry]) -> RenderableType:
 
 def _option(name: str, schema: Mapping[str, Any]) -> str:
     return f"{name}: {json.dumps(schema['default'])}" if "default" in schema else f"{name} (required)"
-
-
-def plan_screen(plan: Plan, *, signs: Signs) -> RenderableType:
-    """What a job would do, before any of it is done."""
-    table = _table("", ">teacher", ">smallest student", ">limit", ">share", "verdict")
-    for metric, cost in plan.teacher.cost.items():
-        limit, least = plan.limits.get(metric), plan.smallest[metric]
-        said = Text()
-        if limit is not None:
-            sign, word, style = (
-                (signs.tick, "feasible", "green") if least <= limit else (signs.cross, "too small", "red")
-            )
-            said = Text(f"{sign} {word}", style)
-        table.add_row(
-            metric,
-            amount(cost),
-            f"{amount(least)} ({percent(least / cost)})",
-            "" if limit is None else f"{signs.most} {amount(limit)}",
-            "" if limit is None else percent(limit / cost),
-            said,
-        )
-    shape = signs.times.join(map(str, plan.dataset.shape))
-    rungs = ", ".join(f"{steps:,}" for steps in plan.rungs)
-    lines = [
-        f"{plan.teacher.name} on {plan.dataset.name}: {plan.dataset.classes} classes, images {shape}",
-        f"{plural(plan.space.sites, 'site')}, at most {plan.space.size:.2g} students",
-        f"{plural(plan.trials, 'trial')} at rungs of {rungs} steps, then {plural(plan.finalists, 'finalist')}",
-    ]
-    return Padding(Group(table, Text(), *(Text(line, "dim") for line in lines)), (1, 2))
 
 
 def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:

@@ -93,6 +93,7 @@ def test_info_and_splits_agree(case: Case, tmp_path: Path) -> None:
         assert not split.labels.flags.writeable
         assert split.labels.min() >= 0
         assert split.labels.max() < len(info.classes)
+        assert dataset.sizes()[name] == pytest.approx(count, abs=2)
         seen |= set(split.labels.tolist())
     assert seen == set(range(len(info.classes)))
 

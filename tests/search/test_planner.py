@@ -66,7 +66,7 @@ def polynomials(draw: st.DrawFn) -> Polynomials:
     def some() -> tuple[Term, ...]:
         return total([term() for _ in range(draw(st.integers(1, 5)))])
 
-    time = some()
+    time = total(some(), [Term(1)])  # nothing takes no time
     return Polynomials(
         choices,
         variables,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from search.budget import Budget
 from search.errors import BudgetImpossible
 from search.projection import Projector
 from search.space import Candidate
-from tests.search.chains import Chain
+from tests.search.chains import WIDTHS, Chain, Fork
 
 CHAIN = Chain()
 SPACE = CHAIN.space
@@ -77,5 +79,36 @@ def test_a_block_is_taken_away_only_when_the_narrowest_widths_do_not_fit() -> No
 def test_an_impossible_budget_names_the_smallest_reachable_value() -> None:
     with pytest.raises(BudgetImpossible, match=f"smallest reachable is {LEAST['macs']:,}") as caught:
         Projector(CHAIN, Budget({"macs": LEAST["macs"] - 1}))
-    assert caught.value.best == LEAST["macs"]
     assert caught.value.errors[0].pointer == "/budget/macs"
+    assert caught.value.errors[0].allowed == (str(LEAST["macs"]),)
+
+
+FORK = Fork()
+FORKS = [
+    FORK.space.candidate(dict(zip(FORK.space.by_name, row, strict=True)))
+    for row in itertools.product(*(site.choices for site in FORK.space.sites))
+]
+FORK_COSTS = FORK.costs_of(FORK.space.array(FORKS))
+
+
+@given(st.sampled_from(FORKS), st.sampled_from(range(len(FORKS))), st.integers(0, 40), st.integers(0, 5))
+def test_where_costs_contradict_each_other_a_projection_still_fits(
+    proposal: Candidate, known: int, more_macs: int, more_params: int
+) -> None:
+    """Every budget that some student keeps, with that student far from the proposal."""
+    limits = {
+        "macs": int(FORK_COSTS["macs"][known]) + more_macs,
+        "params": int(FORK_COSTS["params"][known]) + more_params,
+    }
+    budget = Budget(limits)
+    projected = Projector(FORK, budget).project(proposal)
+    row = FORK.space.array([projected])
+    assert budget.fits(FORK.costs_of(row))[0]
+    wider = [choice for choice in WIDTHS if choice > projected["w"]]
+    if wider:
+        raised = FORK.space.array([FORK.space.candidate({**projected.as_dict(), "w": wider[0]})])
+        assert not budget.fits(FORK.costs_of(raised))[0]
+    if budget.fits(FORK.costs_of(FORK.space.array([proposal])))[0]:
+        assert {projected["one"], projected["other"]} == {proposal["one"], proposal["other"]}, (
+            "what fits keeps its operators"
+        )

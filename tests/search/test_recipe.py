@@ -18,7 +18,6 @@ from search.recipe import Recipe, prepare
 from search.surgery import Survey
 from tests.workers.small_job import small_spec
 
-
 pytestmark = pytest.mark.timeout(60)  # the first count in a process imports torch's compiler
 
 

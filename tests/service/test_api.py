@@ -75,7 +75,11 @@ def test_validate_only_gives_the_plan_and_submits_nothing(client: TestClient, le
     plan = answer.json()
     assert plan["limits"] == {"macs": plan["teacher"]["cost"]["macs"] // 2}
     assert plan["smallest"]["macs"] <= plan["limits"]["macs"]
-    assert plan["dataset"] == {"name": "digits", "classes": 10, "shape": [3, 16, 16]}
+    assert plan["dataset"] | {"images": None} == {"name": "digits", "classes": 10, "shape": [3, 16, 16], "images": None}
+    assert sum(plan["dataset"]["images"].values()) == 1797
+    [level] = plan["levels"]
+    assert level["witness"]["cost"]["macs"] <= level["limits"]["macs"]
+    assert [phase["phase"] for phase in plan["estimate"]["phases"]] == ["teacher", "survey", "search", "finalists"]
     assert ledger.jobs(limit=10) == []
 
 

@@ -109,7 +109,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ),
     ("unknown cost", changed("/budget/mac", "20%"), "/budget/mac", 'did you mean "macs"?'),
     ("impossible budget", changed("/budget/macs", 10), "/budget/macs", "the smallest reachable is"),
-    ("impossible second limit", changed("/budget/params", 3), "/budget/params", "Raise the limit"),
+    ("impossible second limit", changed("/budget/params", 3), "/budget/params", "Loosen the budget"),
     ("unknown teacher", changed("/teacher/name", "small_resnt"), "/teacher/name", 'did you mean "small_resnet"?'),
     ("unknown dataset", changed("/dataset/name", "digit"), "/dataset/name", 'did you mean "digits"?'),
     ("unknown strategy", changed("/search/strategy", {"name": "tpee"}), "/search/strategy/name", 'mean "tpe"?'),

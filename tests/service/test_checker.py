@@ -35,7 +35,9 @@ def child(files: Files) -> Iterator[ChildChecker]:
 @pytest.mark.timeout(90)
 def test_the_child_answers_as_one_would_in_this_process(child: ChildChecker, files: Files) -> None:
     here = DirectChecker(files)
-    assert child.check(spec()) == here.check(spec())
+    plans = [child.check(spec()), here.check(spec())]
+    assert all(plan.pop("estimate") for plan in plans), "it is timed, so it differs"
+    assert plans[0] == plans[1]
     assert child.catalog("distillers") == here.catalog("distillers")
     for wrong in (
         spec(budget={"macs": 10}),
@@ -150,7 +152,7 @@ def test_equal_specs_are_checked_once_even_at_the_same_time() -> None:
     inner = Counting()
     checker = CachedChecker(inner)
     assert in_threads(20, lambda _: checker.check(spec())) == [{"plan": 1}] * 20
-    checker.check(spec(labels={"a": "b"}, priority=9, resources={"concurrent_trials": 1}))
+    checker.check(spec(labels={"a": "b"}, priority=9, export={"onnx": False}))
     assert inner.asked == 1, "no plan depends on these"
     for change in ({"budget": {"macs": "49%"}}, {"search": {"trials": 3}}, {"space": {"divisor": 4}}):
         checker.check(spec(**change))
@@ -159,7 +161,7 @@ def test_equal_specs_are_checked_once_even_at_the_same_time() -> None:
 
 def test_a_refusal_is_asked_for_again() -> None:
     inner = Counting()
-    inner.error = BudgetImpossible("macs", 1, 2, 3)
+    inner.error = BudgetImpossible("no student has that", {"macs": "2"})
     checker = CachedChecker(inner)
     for _ in range(2):
         with pytest.raises(BudgetImpossible):

@@ -168,8 +168,22 @@ def test_a_plan_is_the_same_with_and_without_a_server(
     there = stillhouse("plan", "-", "--json", stdin=yaml.safe_dump(SPEC))
     here = stillhouse("plan", "-", "--json", "--local", stdin=yaml.safe_dump(SPEC))
     assert there.exit_code == here.exit_code == 0
-    assert json.loads(there.stdout) == json.loads(here.stdout)
-    assert "feasible" in stillhouse("plan", "-", stdin=yaml.safe_dump(SPEC)).stdout
+    plans = [json.loads(answer.stdout) for answer in (there, here)]
+    assert all(plan.pop("estimate")["seconds"]["expected"] > 0 for plan in plans), "it is timed, so it differs"
+    assert plans[0] == plans[1]
+    assert "proved feasible" in stillhouse("plan", "-", stdin=yaml.safe_dump(SPEC)).stdout
+    assert "layer1.0.conv1" in stillhouse("plan", "-", "--report", stdin=yaml.safe_dump(SPEC)).stdout
+
+
+def test_a_plan_is_made_here_when_nobody_named_a_server_and_none_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path))
+    monkeypatch.delenv("STILLHOUSE_URL", raising=False)
+    monkeypatch.setattr("service.wire.DEFAULT_URL", "http://127.0.0.1:9")
+    assert "proved feasible" in stillhouse("plan", "-", stdin=yaml.safe_dump(SPEC)).stdout
+    named = stillhouse("plan", "-", "--url", "http://127.0.0.1:9", stdin=yaml.safe_dump(SPEC))
+    assert named.exit_code == Exit.UNREACHABLE
 
 
 # Looking

@@ -28,9 +28,10 @@ from service.board import Board
 from service.documents import EventDocument, JobDocument, TrialDocument
 from service.schemas import Plan
 from service.screens.live import event_line, live_screen
+from service.screens.plan import plan_screen
 from service.screens.plot import Picture, scatter
 from service.screens.result import as_svg, result_screen, trial_points, unfinished_screen
-from service.screens.tables import job_screen, jobs_table, mistakes, ordered, pareto, plan_screen, trials_table
+from service.screens.tables import job_screen, jobs_table, mistakes, ordered, pareto, trials_table
 from service.screens.words import (
     ASCII,
     UNICODE,
@@ -102,7 +103,8 @@ SCREENS: dict[str, Any] = {
     ),
     "trials": lambda _, __: trials_table(ordered(TRIALS, "accuracy"), JOB.teacher.cost),
     "jobs": lambda _, __: jobs_table([JOB], now=NOW),
-    "plan": lambda _, signs: plan_screen(PLAN, signs=signs),
+    "plan": lambda width, signs: plan_screen(PLAN, width=width, signs=signs),
+    "report": lambda width, signs: plan_screen(PLAN, width=width, signs=signs, report=True),
     "mistakes": lambda _, signs: mistakes(MISTAKES, signs),
 }
 

@@ -1,0 +1,232 @@
+"""
+How long a job will take and what it will cost, from steps of its own training, timed on this machine.
+
+Everything is a span of low, expected and high: fast, middling and slow steps of those timed, with the fewest, usual and
+most steps that the job may need. Starting workers and the export are not in it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from search.batches import Cached, Normalise
+from search.plugins import DatasetInfo, Distiller, SplitName
+from search.quality import EVALUATION_BATCH, outputs
+from search.rungs import Rungs
+from search.spec import JobSpec, Schedule
+from search.training import Pupil, Stretch, train
+
+_STEPS = 25
+"""Steps that are trained; the first one, which warms up, is not counted unless it takes all the time there is."""
+_STEP_MACS = 10**9
+"""Multiply-accumulates of one image times images that a timed step shall have, where two images have fewer."""
+_SECONDS = 0.8
+"""After so long no further step is begun."""
+_IMAGES = 16
+"""Images a timed step has at most."""
+_DRAWS = 20
+_DRAWN_TRIALS = 240
+"""How often, and with how many trials, promotions are played through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What something will be at least, probably and at most."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+    def __mul__(self, other: Span) -> Span:
+        return Span(self.low * other.low, self.expected * other.expected, self.high * other.high)
+
+    def times(self, factor: float) -> Span:
+        return Span(self.low * factor, self.expected * factor, self.high * factor)
+
+
+NOTHING = Span(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds an image takes: to learn from in a step of training, and to look at in evaluation."""
+
+    learn: Span
+    look: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """`seconds` on the clock; `trial_seconds` summed over the trials that go on side by side."""
+
+    name: str
+    seconds: Span
+    trial_seconds: Span
+
+
+def pace(
+    model: nn.Module,
+    macs: int,
+    info: DatasetInfo,
+    distiller: Distiller,
+    schedule: Schedule,
+    *,
+    threads: int,
+    device: str,
+) -> Pace:
+    """
+    Trains `model`, which is changed, for some steps on noise, and times it. Few `macs` make for many images a step.
+
+    Raises:
+        TrialError: it cannot be trained.
+    """
+    size = max(2, min(_IMAGES, schedule.batch_size, _STEP_MACS // max(macs, 1)))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (size, *info.shape), dtype=np.uint8)
+    labels = rng.integers(0, len(info.classes), size)
+    source = Cached(images, labels, np.zeros((size, len(info.classes)), dtype=np.float32), Normalise(info, device))
+    # So early in its warm-up that the weights hardly move: noise teaches nothing.
+    early = schedule.model_copy(update={"batch_size": size, "warmup": 0.5})
+    learned, looked = [], []
+    with _threads(threads):
+        began = last = time.perf_counter()
+        for step, _ in train(Pupil(model.to(device)), source, distiller, early, Stretch(0, _STEPS, (0, 10**9))):
+            now = time.perf_counter()
+            late = now - began > _SECONDS
+            if step > 1 or late:
+                learned.append((now - last) / size)
+            if late:
+                break
+            last = now
+        for _ in range(2):
+            began = time.perf_counter()
+            outputs(model, images, source.normalise)
+            looked.append((time.perf_counter() - began) / size)
+    return Pace(_span(learned), _span(looked))
+
+
+def middle(paces: Sequence[Pace]) -> Pace:
+    """Of several networks: between the fastest and the slowest, on average expected."""
+
+    def both(spans: Sequence[Span]) -> Span:
+        expected = sum(span.expected for span in spans) / len(spans)
+        return Span(min(span.low for span in spans), expected, max(span.high for span in spans))
+
+    return Pace(both([pace.learn for pace in paces]), both([pace.look for pace in paces]))
+
+
+def _span(seconds: Sequence[float]) -> Span:
+    """The fastest, the median, and the mean of the slower half: one hiccup is not how a whole job goes."""
+    ordered = sorted(seconds)
+    return Span(ordered[0], float(np.median(ordered)), float(np.mean(ordered[len(ordered) // 2 :])))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many as a trial gets, or as there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(count, os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def promoted(rungs: Rungs, trials: int) -> list[Span]:
+    """
+    How many trials reach each rung when the best of those scored so far go on and nobody waits: played through with
+    trials in random order; low is the fewest of all plays, high the most.
+    """
+    rng, count = np.random.default_rng(0), min(trials, _DRAWN_TRIALS)
+    plays = np.array([_play(rungs, rng.permutation(count)) for _ in range(_DRAWS)]) * (trials / count)
+    return [Span(float(rung.min()), float(rung.mean()), float(rung.max())) for rung in plays.T]
+
+
+def _play(rungs: Rungs, ranks: NDArray[np.int64]) -> list[int]:
+    """Trials at each rung, when a trial's rank (0 is best) is the same at all rungs."""
+    counts, arriving = [len(ranks)], ranks.tolist()
+    for _ in rungs.steps[1:]:
+        seen: list[int] = []
+        gone: dict[int, None] = {}
+        for rank in arriving:
+            seen.append(rank)
+            for best in sorted(seen)[: len(seen) // rungs.reduction]:
+                gone.setdefault(best)
+        arriving = list(gone) or [min(arriving)]  # one is taken to the end when none would be
+        counts.append(len(arriving))
+    return counts
+
+
+def phases(
+    spec: JobSpec,
+    rungs: Rungs,
+    sizes: Mapping[SplitName, int],
+    levels: int,
+    teacher: Pace,
+    student: Pace,
+    *,
+    survey_seconds: float,
+) -> list[Phase]:
+    """The phases that take time, in order. `student` is how a typical one learns and looks."""
+    resources = spec.resources
+    slots = resources.concurrent_trials
+    views = spec.search.views * sizes["train"]
+    looked_at = teacher.look.times(views + 2 * sizes["validation"] + sizes["test"])
+    taught = NOTHING
+    if spec.teacher.weights is None:
+        batch = min(spec.teacher.training.batch_size, sizes["train"])
+        taught = teacher.learn.times(spec.teacher.epochs * (sizes["train"] // batch) * batch)
+    alone = taught + looked_at
+    # The teacher has all processors to itself: between no gain from them and the whole gain.
+    together = Span(alone.low / slots, alone.expected / math.sqrt(slots), alone.high)
+
+    searched, scored = (
+        NOTHING,
+        student.look.times(sizes["validation"] + spec.search.calibration_batches * EVALUATION_BATCH),
+    )
+    reached = 0
+    for step, trials in zip(rungs.steps, promoted(rungs, spec.search.trials), strict=True):
+        searched += trials * (student.learn.times((step - reached) * spec.search.training.batch_size) + scored)
+        reached = step
+    trained = student.learn.times(spec.finalists.steps * spec.finalists.training.batch_size) + scored
+    count = spec.finalists.count
+    wanted = Span(count, count * levels, count * levels)
+    if spec.budget.accuracy is not None:  # levels are halved until the cheapest is found
+        wanted = Span(count, count * math.ceil(math.log2(levels + 1)), count * levels)
+    finals = trained * wanted
+    return [
+        Phase("teacher", together, alone),
+        Phase("survey", Span(survey_seconds, survey_seconds, survey_seconds), NOTHING),
+        Phase("search", searched.times(1 / min(slots, spec.search.trials)), searched),
+        Phase("finalists", _side_by_side(trained, wanted, slots), finals),
+    ]
+
+
+def _side_by_side(each: Span, count: Span, slots: int) -> Span:
+    """On the clock, with so many at a time."""
+    return each * Span(*(math.ceil(number / slots) for number in (count.low, count.expected, count.high)))
+
+
+def compute_hours(spec: JobSpec, found: Sequence[Phase]) -> tuple[str, Span]:
+    """What is paid for: GPU-hours of a job that uses GPUs, else CPU-hours."""
+    resources = spec.resources
+    unit, share = (
+        ("gpu-hours", resources.gpus_per_trial) if resources.gpus_per_trial else ("cpu-hours", resources.cpus_per_trial)
+    )
+    total = NOTHING
+    for phase in found:
+        total += phase.trial_seconds.times(share / 3600)
+    return unit, total

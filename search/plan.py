@@ -1,0 +1,168 @@
+"""What a job would do, before any of it is done: reached numbers, levels with a student of each, time and cost."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from search.budget import Budget
+from search.estimate import NOTHING, Pace, compute_hours, middle, pace, phases
+from search.planner import Planner
+from search.plugins import CostModel, DatasetInfo, Distiller, SplitName
+from search.projection import Projector
+from search.rungs import Rungs
+from search.space import Candidate
+from search.spec import JobSpec, Schedule
+from search.surgery import Survey
+
+_DRAWN = 100_000
+_PIECE = 10_000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Checked:
+    """
+    A job that can be done: the survey, and what candidates cost, with guessed times where they are limited. At every
+    level a student is proved to fit; limits of `unmeasured` metrics are not among theirs. The survey took `seconds`.
+    """
+
+    found: Survey
+    costs: CostModel
+    levels: Sequence[Budget]
+    unmeasured: Sequence[str]
+    seconds: float
+
+
+def plan(
+    spec: JobSpec,
+    rungs: Rungs,
+    info: DatasetInfo,
+    sizes: Mapping[SplitName, int],
+    distiller: Distiller,
+    checked: Checked,
+) -> dict[str, Any]:
+    """
+    The plan of a job as JSON.
+
+    Raises:
+        TrialError: teacher or student cannot be trained.
+    """
+    space, costs = checked.found.space, checked.costs
+    bounds, draws = Planner(costs.polynomials).bounds(), drawn(costs, _DRAWN)
+    students = [Projector(costs, budget).project(space.full()) for budget in checked.levels]
+    return {
+        "teacher": {"name": spec.teacher.name, "cost": _cost(costs, space.full())},
+        "dataset": {
+            "name": spec.dataset.name,
+            "classes": len(info.classes),
+            "shape": list(info.shape),
+            "images": dict(sizes),
+        },
+        "space": {
+            "key": space.key,
+            "sites": len(space.sites),
+            "kinds": dict(Counter(site.kind for site in space.sites)),
+            "size": float(space.size),
+        },
+        "smallest": {metric: least for metric, (least, _) in bounds.items()},
+        "largest": {metric: most for metric, (_, most) in bounds.items()},
+        "limits": dict(checked.levels[0].limits),
+        "levels": [
+            _level(budget, _cost(costs, student), draws)
+            for budget, student in zip(checked.levels, students, strict=True)
+        ],
+        "unmeasured": list(checked.unmeasured),
+        "trials": spec.search.trials,
+        "rungs": list(spec.search.rungs),
+        "finalists": spec.finalists.count,
+        "estimate": _estimate(spec, rungs, info, sizes, distiller, checked, students),
+        "report": [asdict(finding) for finding in checked.found.report],
+    }
+
+
+def drawn(model: CostModel, count: int) -> dict[str, NDArray[np.int64]]:
+    """The costs `[count]` of candidates drawn evenly over the choices of every site, the same ones each time."""
+    rng = np.random.default_rng(0)
+    pieces = []
+    for start in range(0, count, _PIECE):
+        rows = min(_PIECE, count - start)
+        choices = [rng.choice(np.asarray(site.choices, dtype=np.int64), rows) for site in model.space.sites]
+        pieces.append(model.costs_of(np.stack(choices, axis=1)))
+    return {metric: np.concatenate([piece[metric] for piece in pieces]) for metric in pieces[0]}
+
+
+def share(fitting: int, count: int) -> tuple[float, float]:
+    """
+    Between which two shares of a space lies the share that fits, when `fitting` of `count` drawn do: the exact interval
+    of 95 % confidence (Clopper and Pearson, doi.org/10.1093/biomet/26.4.404).
+    """
+    tail = (1 - _CONFIDENCE) / 2
+    low = float(beta.ppf(tail, fitting, count - fitting + 1)) if fitting else 0.0
+    high = float(beta.ppf(1 - tail, fitting + 1, count - fitting)) if fitting < count else 1.0
+    return low, high
+
+
+def _level(budget: Budget, student: Mapping[str, int], draws: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    count = len(next(iter(draws.values())))
+    fitting = int(budget.fits(draws).sum()) if budget.limits else count
+    low, high = share(fitting, count)
+    binding = {
+        metric: int((Budget({metric: limit}).excess(draws) == budget.excess(draws)).sum())
+        for metric, limit in budget.limits.items()
+    }
+    return {
+        "limits": dict(budget.limits),
+        "binding": max(binding, key=lambda metric: binding[metric]) if binding else None,
+        "witness": {"cost": dict(student)},
+        "share": {"drawn": count, "fitting": fitting, "low": low, "high": high},
+    }
+
+
+def _cost(model: CostModel, candidate: Candidate) -> dict[str, int]:
+    costs = model.costs_of(model.space.array([candidate]))
+    return {metric: int(values[0]) for metric, values in costs.items()}
+
+
+def _estimate(
+    spec: JobSpec,
+    rungs: Rungs,
+    info: DatasetInfo,
+    sizes: Mapping[SplitName, int],
+    distiller: Distiller,
+    checked: Checked,
+    students: Sequence[Candidate],
+) -> dict[str, Any]:
+    """Times the teacher, and of `students`, one a level, the first and the last."""
+    resources, found = spec.resources, checked.found
+    gpus = resources.gpus_per_trial > 0
+    device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+
+    def timed(candidate: Candidate, schedule: Schedule) -> Pace:
+        macs = _cost(found, candidate)["macs"]
+        threads = resources.cpus_per_trial
+        return pace(found.graft(candidate), macs, info, distiller, schedule, threads=threads, device=device)
+
+    teacher = timed(found.space.full(), spec.teacher.training)
+    student = middle([timed(candidate, spec.search.training) for candidate in {students[0], students[-1]}])
+    expected = phases(spec, rungs, sizes, len(students), teacher, student, survey_seconds=checked.seconds)
+    unit, cost = compute_hours(spec, expected)
+    threads = min(resources.cpus_per_trial, os.cpu_count() or 1)
+    basis = f"steps of training timed on this machine, {device}, {threads} thread{'s' if threads > 1 else ''}"
+    if gpus and device == "cpu":
+        basis += "; the job asks for GPUs and there is none here, so take these times for the most it may need"
+    return {
+        "phases": [{"phase": phase.name, **asdict(phase.seconds)} for phase in expected],
+        "seconds": asdict(sum((phase.seconds for phase in expected), NOTHING)),
+        "unit": unit,
+        "cost": asdict(cost),
+        "basis": basis,
+    }

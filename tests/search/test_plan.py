@@ -1,0 +1,226 @@
+"""The plan of a job: refused by proof or promised, and what it says it will take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from search.budget import Budget
+from search.errors import BudgetImpossible
+from search.estimate import NOTHING, Pace, Span, compute_hours, phases, promoted
+from search.files import Files
+from search.plan import drawn, share
+from search.projection import Projector
+from search.recipe import Recipe, prepare
+from search.rungs import Rungs
+from search.spec import JobSpec, read_spec
+from search.trial import Score, State, Trial
+from tests.search.chains import Chain
+
+SMALL: dict[str, Any] = {
+    "teacher": {"name": "small_resnet", "options": {"width": 8, "depth": 1}},
+    "dataset": {"name": "digits", "options": {"size": 16}},
+    "budget": {"macs": "50%"},
+    "space": {"divisor": 2},
+}
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> MakeRecipe:
+    return lambda **changes: prepare(read_spec(SMALL | changes), Files(tmp_path))
+
+
+# Refusing and promising
+
+
+@pytest.mark.timeout(60)
+def test_a_plan_promises_every_level_with_a_student_that_keeps_it(recipe: MakeRecipe) -> None:
+    made = recipe(budget={"macs": ["50%", "20%"], "params": "60%"})
+    plan = made.plan()
+    json.dumps(plan, allow_nan=False)
+    checked = made.check()
+    found, levels = checked.found, checked.levels
+    assert [level["limits"] for level in plan["levels"]] == [dict(budget.limits) for budget in levels]
+    for level, budget in zip(plan["levels"], levels, strict=True):
+        assert budget.holds(level["witness"]["cost"])
+        assert level["share"]["low"] <= level["share"]["fitting"] / level["share"]["drawn"] <= level["share"]["high"]
+    assert plan["levels"][0]["share"]["fitting"] > plan["levels"][1]["share"]["fitting"]
+    assert plan["levels"][1]["binding"] == "macs"
+    ends = found.costs([found.space.least(), found.space.full()])
+    for metric, (least, most) in {metric: values.tolist() for metric, values in ends.items()}.items():
+        assert (plan["smallest"][metric], plan["largest"][metric]) == (least, most), "without operators all costs rise"
+    assert plan["teacher"]["cost"] == plan["largest"]
+    assert sum(plan["space"]["kinds"].values()) == plan["space"]["sites"] == len(found.space.sites)
+    assert plan["dataset"]["images"] == {"train": 1150, "validation": 250, "test": 397}
+    assert [finding["module"] for finding in plan["report"]] == [finding.module for finding in found.report]
+
+
+@pytest.mark.timeout(60)
+def test_a_budget_is_refused_with_the_exact_minimum_and_just_above_it_accepted_though_no_draw_finds_it(
+    recipe: MakeRecipe,
+) -> None:
+    narrow = {
+        "teacher": {"name": "small_resnet", "options": {"width": 26, "depth": 2}},
+        "space": {"divisor": 1, "steps": 26, "min_keep": 0.37, "removal": False},
+    }
+    found = recipe(**narrow).check().found
+    smallest, teacher = found.polynomials(found.space.array([found.space.least(), found.space.full()]))["macs"].tolist()
+    assert 15 < 100 * smallest / teacher < 16
+    with pytest.raises(BudgetImpossible) as caught:
+        recipe(**narrow, budget={"macs": "15%"}).levels(found)
+    assert f"the smallest reachable is {smallest:,} ({100 * smallest / teacher:.2f} % of the" in caught.value.message
+    assert [(error.pointer, error.allowed) for error in caught.value.errors] == [("/budget/macs", (str(smallest),))]
+    [budget] = recipe(**narrow, budget={"macs": "16%"}).levels(found)
+    assert budget.holds({"macs": smallest})
+    costs = drawn(found, 10_000)
+    assert not budget.fits(costs).any()
+    projected = Projector(found, budget).project(found.space.full())
+    assert budget.fits(found.costs([projected]))[0]
+
+
+def test_what_no_draw_fits_is_said_to_be_rarer_than_the_draws_can_tell() -> None:
+    low, high = share(0, 100_000)
+    assert low == 0
+    assert high == pytest.approx(1 - 0.025 ** (1 / 100_000))
+
+
+@pytest.mark.timeout(60)
+def test_an_impossible_level_of_a_ladder_is_pointed_at_where_it_stands(recipe: MakeRecipe) -> None:
+    with pytest.raises(BudgetImpossible) as caught:
+        recipe(budget={"macs": ["50%", "10"], "params": "60%"}).check()
+    assert [error.pointer for error in caught.value.errors] == ["/budget/macs/1"]
+
+
+@pytest.mark.timeout(60)
+def test_an_accuracy_goal_is_searched_at_levels_that_can_all_be_kept(recipe: MakeRecipe) -> None:
+    checked = recipe(budget={"accuracy": {"max_drop": 1.0}, "params": "40%"}).check()
+    found, levels = checked.found, checked.levels
+    assert len(levels) == 6
+    assert all(budget.fits(found.costs([found.space.least()]))[0] for budget in levels)
+
+
+@pytest.mark.timeout(60)
+def test_a_time_is_planned_where_it_can_be_measured_and_left_to_the_workers_where_not(recipe: MakeRecipe) -> None:
+    plan = recipe(budget={"latency": {"limit": "100%", "runtime": "torch-cpu"}, "macs": "50%"}).plan()
+    [level] = plan["levels"]
+    assert 0 < level["witness"]["cost"]["latency"] <= level["limits"]["latency"] == plan["teacher"]["cost"]["latency"]
+    assert plan["unmeasured"] == []
+    if not torch.cuda.is_available():
+        elsewhere = {"limit": "2x faster", "runtime": "torch-cuda", "device": "cuda:0"}
+        checked = recipe(budget={"latency": elsewhere, "macs": "50%"}).check()
+        assert checked.unmeasured == ["latency"]
+        assert [set(budget.limits) for budget in checked.levels] == [{"macs"}]
+
+
+# The share of a space
+
+
+@given(st.integers(1, 300), st.data())
+def test_the_interval_of_a_share_is_exact(count: int, data: st.DataObject) -> None:
+    """At its ends, what was found or more (or less) has a chance of 2.5 %."""
+    fitting = data.draw(st.integers(0, count))
+    low, high = share(fitting, count)
+    assert low <= fitting / count <= high
+    if fitting:
+        assert binom.sf(fitting - 1, count, low) == pytest.approx(0.025, rel=1e-6)
+    if fitting < count:
+        assert binom.cdf(fitting, count, high) == pytest.approx(0.025, rel=1e-6)
+
+
+def test_draws_are_even_and_always_the_same() -> None:
+    chain = Chain()
+    costs = drawn(chain, 40_000)
+    assert all(np.array_equal(costs[metric], again) for metric, again in drawn(chain, 40_000).items())
+    every = np.array(np.meshgrid(*(site.choices for site in chain.space.sites), indexing="ij")).reshape(4, -1).T
+    budget = Budget({"macs": 400, "params": 80})
+    exact = budget.fits(chain.costs_of(every)).mean()
+    low, high = share(int(budget.fits(costs).sum()), 40_000)
+    assert low <= exact <= high
+
+
+# Time and cost
+
+
+def spec(**changes: Any) -> JobSpec:
+    return read_spec(SMALL | changes)
+
+
+def even(seconds: float) -> Span:
+    return Span(seconds, seconds, seconds)
+
+
+def test_phases_add_up_to_what_is_done() -> None:
+    made = spec(
+        teacher={"name": "small_resnet", "epochs": 3, "training": {"batch_size": 32}},
+        search={"trials": 1, "rungs": [40], "views": 2, "calibration_batches": 1, "training": {"batch_size": 16}},
+        finalists={"count": 3, "steps": 100, "training": {"batch_size": 8}},
+        resources={"concurrent_trials": 2, "cpus_per_trial": 4},
+    )
+    sizes = {"train": 100, "validation": 30, "test": 20}
+    found = phases(
+        made, Rungs((40,), 3), sizes, 1, Pace(even(0.5), even(0.25)), Pace(even(0.1), even(0.01)), survey_seconds=7.0
+    )
+    looked = 2.86  # 30 images, and one batch of 256, at a hundredth of a second each
+    taught = 3 * 96 * 0.5 + (2 * 100 + 2 * 30 + 20) * 0.25
+    assert {phase.name: phase.seconds.high for phase in found} == {
+        "teacher": pytest.approx(taught),
+        "survey": 7.0,
+        "search": pytest.approx(40 * 16 * 0.1 + looked),
+        "finalists": pytest.approx(2 * (100 * 8 * 0.1 + looked)),
+    }, "three finalists, two at a time"
+    assert found[0].seconds.low == pytest.approx(taught / 2), "two trials' processors at best halve it"
+    unit, cost = compute_hours(made, found)
+    assert unit == "cpu-hours"
+    assert cost.high == pytest.approx(4 / 3600 * (taught + 40 * 16 * 0.1 + looked + 3 * (100 * 8 * 0.1 + looked)))
+    assert compute_hours(spec(resources={"gpus_per_trial": 0.5}), found)[0] == "gpu-hours"
+
+
+def test_a_teacher_with_weights_is_looked_at_and_not_taught() -> None:
+    made = spec(teacher={"name": "small_resnet", "weights": "teacher.safetensors"}, search={"views": 1})
+    sizes = {"train": 100, "validation": 30, "test": 20}
+    rungs = Rungs((40,), 3)
+    [teacher, *_] = phases(made, rungs, sizes, 1, Pace(even(9.0), even(1.0)), Pace(NOTHING, NOTHING), survey_seconds=0)
+    assert teacher.trial_seconds.high == 180.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 60), st.integers(2, 5), st.integers(1, 4))
+def test_promotions_are_those_of_the_search(trials: int, reduction: int, count: int) -> None:
+    """Played through by the rule of the search itself, one trial after the other."""
+    rungs = Rungs(tuple(range(1, count + 1)), reduction)
+    played = promoted(rungs, trials)
+    assert played[0] == even(float(trials))
+    reached = _reached(rungs, np.random.default_rng(1).permutation(trials).tolist())
+    for span, number in zip(played, reached, strict=True):
+        assert span.low * 0.5 - 2 <= number <= span.high * 1.5 + 2
+        assert 1 <= span.low <= span.expected <= span.high <= trials
+
+
+def _reached(rungs: Rungs, ranks: list[int]) -> list[int]:
+    known: list[Trial] = []
+
+    def advance(trial: Trial) -> Trial:
+        score = Score(trial.rung, rungs.steps[trial.rung], 1 / (1 + int(trial.key)), 0.0, 1.0)
+        last = trial.rung + 1 == len(rungs.steps)
+        return Trial(
+            trial.id, trial.number, trial.key, {}, {}, {}, State.COMPLETED if last else State.PENDING,
+            scores=(*trial.scores, score),
+        )  # fmt: skip
+
+    for number, rank in enumerate(ranks):
+        known.append(advance(Trial(str(number), number, str(rank), {}, {}, {}, State.PENDING)))
+        while (best := rungs.promotable(known)) is not None:
+            known[best.number] = advance(best)
+    while (best := rungs.leader(known)) is not None:
+        known[best.number] = advance(best)
+    return [sum(trial.rung > rung for trial in known) for rung in range(len(rungs.steps))]
