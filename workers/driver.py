@@ -19,7 +19,7 @@ from torch import nn
 
 from search.budget import Budget
 from search.costs.measure import count
-from search.errors import StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
+from search.errors import BudgetImpossible, StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
 from search.export.bundle import FILES, write_bundle
 from search.files import Files
 from search.latency.model import Timed
@@ -110,6 +110,7 @@ class Driver:
     def _walk(self) -> None:
         resources = self._spec.resources
         self._backend.check(cpus=resources.cpus_per_trial, gpus=resources.gpus_per_trial)
+        self._stopwatch.check()
         teacher = self._known(Phase.TEACHER, TeacherResult) or self._teach()
         self._known(Phase.SURVEY, SurveyResult) or self._survey(teacher)
         found = self._known(Phase.SEARCH, SearchResult) or self._search(teacher)
@@ -180,15 +181,19 @@ class Driver:
         )
 
     def _searched(self, teacher: TeacherResult, factors: Mapping[str, float], trials: int) -> list[list[Trial]]:
-        """The best trials of every level, predicted to be that much faster than they must be."""
-        costs = self._costs(teacher)
-        levels = [tightened(level, factors, costs.bounds()) for level in self._levels(teacher)]
+        """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
+        costs, levels = self._costs(teacher), self._levels(teacher)
+        try:
+            tighter = tuple(tightened(level, factors, costs.bounds()) for level in levels)
+            levels, strategy = tighter, self._recipe.open_strategy(costs, tighter)
+        except BudgetImpossible:
+            strategy = self._recipe.open_strategy(costs, levels)
         session = SearchSession(
             self._claim,
             self._ledger,
             self._spec,
             costs,
-            self._recipe.open_strategy(costs, levels),
+            strategy,
             self._recipe.rungs,
             levels,
             self._watch,
@@ -354,11 +359,14 @@ class Driver:
 
     def _levels(self, teacher: TeacherResult) -> tuple[Budget, ...]:
         """The levels to search under."""
-        return self._recipe.levels(self._costs(teacher))
+        if self._budgeted is None:
+            self._budgeted = self._recipe.levels(self._costs(teacher))
+        return self._budgeted
 
     _found: Survey | None = None
     _priced: Costs | None = None
     _tables: Mapping[str, str] | None = None
+    _budgeted: tuple[Budget, ...] | None = None
 
     @cached_property
     def _stopwatch(self) -> Stopwatch:

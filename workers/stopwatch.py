@@ -67,6 +67,22 @@ class Stopwatch:
     def _artifacts(self) -> Artifacts:
         return self._place.artifacts
 
+    def check(self) -> None:
+        """
+        Raises:
+            UserError: no worker will ever have the device that times are to be measured on.
+        """
+        for metric, measurement in self.measurements.items():
+            if _gpus(measurement):
+                try:
+                    self._backend.check(cpus=1, gpus=_gpus(measurement))
+                except UserError:
+                    raise UserError(
+                        f"no worker has a GPU, which {metric} is to be measured on with `{measurement.runtime}`",
+                        pointer=f"/budget/{metric}/runtime",
+                        allowed=["onnxruntime-cpu", "torch-cpu"],
+                    ) from None
+
     def tables(self) -> dict[str, str]:
         """The key of every metric's table; what two metrics share is measured once."""
         found: dict[Measurement, str] = {}
@@ -141,7 +157,7 @@ class Stopwatch:
             function,
             [item],
             cpus=measurement.threads,
-            gpus=1 if measurement.runtime.endswith("-cuda") else 0,
+            gpus=_gpus(measurement),
             stopping=self._stopping,
         ):
             if not isinstance(word, int):
@@ -237,6 +253,10 @@ _REMEDY = (
     f"though the search may be sent back {SENT_BACK} times; the student can be pulled all the same. "
     "Loosen the limit, or measure on a machine that nothing else uses"
 )
+
+
+def _gpus(measurement: Measurement) -> int:
+    return 1 if measurement.runtime.endswith("-cuda") else 0
 
 
 def tightened(budget: Budget, factors: Mapping[str, float], bounds: Mapping[str, tuple[int, int]]) -> Budget:

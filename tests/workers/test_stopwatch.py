@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from search.budget import Budget
 from search.costs.polynomial import Polynomials
@@ -230,6 +231,15 @@ def test_a_job_that_stays_too_slow_fails_by_name_and_its_student_can_be_had(
     assert [(verdict.metric, verdict.fits) for verdict in document.student.verdicts] == [("latency", False)]
     assert {Path(stored.name).name for stored in record.files} >= {"architecture.json", "weights.safetensors"}
     assert machine.tables == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_time_on_a_gpu_that_no_worker_has_is_refused_before_anything_is_done(house: House) -> None:
+    limit = {"limit": "2x faster", "runtime": "torch-cuda", "device": "cuda"}
+    state, job = house.drive(small_spec(budget={"latency": limit}))
+    assert state is JobState.FAILED
+    assert "no worker has a GPU" in house.ledger.job(job).reason
+    assert not house.ledger.job(job).phases
 
 
 @pytest.mark.timeout(120)
