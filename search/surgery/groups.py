@@ -10,7 +10,7 @@ flattening show in the lane and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -221,7 +221,18 @@ def _tables(
         first = np.unique(channels.labels[axis.addresses][addresses[0]])
         width = len(first) if addresses.shape[1] % len(first) == 0 else int(addresses.shape[1])
         tables[key] = Table(addresses, int(first[0]), width)
-    return tables
+    return _linked(channels, tables)
+
+
+def _linked(channels: Channels, tables: dict[tuple[str, Side], Table]) -> dict[tuple[str, Side], Table]:
+    """Channel by channel, a depthwise convolution makes one strand of another: they are ordered as one."""
+    strand_of = {table.strand: table.strand for table in tables.values()}
+    for layer, side in tables:
+        bundle = channels.layers[layer].bundle
+        if side == "in" and bundle == {"in": 1, "out": 1} and (layer, "out") in tables:
+            ends = {strand_of[tables[layer, side].strand], strand_of[tables[layer, "out"].strand]}
+            strand_of = {strand: min(ends) if root in ends else root for strand, root in strand_of.items()}
+    return {key: replace(table, strand=strand_of[table.strand]) for key, table in tables.items()}
 
 
 def _inner(channels: Channels, tables: Mapping[tuple[str, Side], Table], unit: int) -> tuple[int, ...]:

@@ -34,10 +34,15 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Knife:
-    """What the width groups of a network mean for its tensors. Everything is worked out before the first cut."""
+    """
+    What the width groups of a network mean for its tensors. Everything is worked out before the first cut.
+
+    `narrowed` are the groups whose units may be made narrower, and so are sorted within.
+    """
 
     layers: Mapping[str, Layer]
     grouping: Grouping
+    narrowed: Collection[int] = ()
 
     @cached_property
     def whole(self) -> Sequence[Kept]:
@@ -61,7 +66,7 @@ class Knife:
         for (layer_name, side), lane in self.grouping.lanes.items():
             bundle = self.layers[layer_name].bundle
             for group in lane.tables:
-                if side == "in" and bundle and bundle["in"] > 1 and len(self.grouping.groups[group].inner) > 1:
+                if side == "in" and bundle and bundle["in"] > 1 and group in self.narrowed:
                     found[layer_name] = group
         return found
 
@@ -96,7 +101,7 @@ class Knife:
                     each = per_channel[table.addresses].reshape(shape).sum(2)
                     each = each / max(float(each.mean()), 1e-30)
                     units[group] += each.mean(1)
-                    if len(groups[group].inner) > 1:
+                    if group in self.narrowed:
                         known = strands[group].setdefault(table.strand, np.zeros(each.shape))
                         known += each
         orders = []

@@ -175,7 +175,6 @@ class _Surveyor:
                 self._barred[group.writers[0]] = self._finder.why_whole(group, name, block)
         found = grouping(self._channels, self._barred)
         blocks = [block for block in self._blocks if block not in self._barred]
-        knife = Knife(self._channels.layers, found)
         resolutions = self._options.resolutions if len(self._flows) > 1 else ()
         sites = self._finder.sites(found.groups, blocks, resolutions, self._barred.__contains__)
         awkward = [
@@ -187,6 +186,7 @@ class _Surveyor:
             why = "the channels it writes are of several widths"
             self._barred.update({f"{layer}.operator": why for layer in awkward})
             sites = self._finder.sites(found.groups, blocks, resolutions, self._barred.__contains__)
+        knife = Knife(self._channels.layers, found, frozenset(sites.inner_of.values()))
         memory = Memory(
             self._flows if sites.resolution is not None else self._flows[-1:], self._channels, found, blocks
         )
