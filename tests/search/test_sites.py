@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search.budget import Budget
+from search.budget import Limit, ladder
 from search.costs.measure import count
 from search.errors import BudgetImpossible, InvalidSpec
 from search.export.bundle import read_bundle, write_bundle
@@ -297,20 +297,18 @@ def test_a_space_written_wrongly_is_pointed_at(settings: dict[str, Any], pointer
     assert told.value.errors[0].pointer == pointer
 
 
-def tight() -> Survey:
-    """A space whose smallest student has 15.7 % of its teacher's macs."""
-    model = SmallResNet(SmallResNet.Options(depth=2, width=16)).build((3, 32, 32), 10)
-    return survey(model, torch.randn(1, 3, 32, 32), SpaceSpec(divisor=2, min_keep=0.32, removal=False))
-
-
 def test_a_budget_just_below_the_smallest_student_is_refused_and_one_just_above_is_met() -> None:
-    found = tight()
-    least, whole = found.bounds()["macs"]
-    share = least / whole
-    refused, accepted = int((share - 0.004) * whole), int((share + 0.004) * whole)
-    sampled = found.space.array([found.space.sample(np.random.default_rng(seed)) for seed in range(10_000)])
-    assert (found.costs_of(sampled)["macs"] > accepted).all(), "chance finds nothing that fits"
-    with pytest.raises(BudgetImpossible, match=f"{least:,}"):
-        Projector(found, Budget({"macs": refused}))
-    met = Projector(found, Budget({"macs": accepted})).project(found.space.full())
-    assert count(found.graft(met), torch.randn(1, 3, 32, 32))["macs"] <= accepted
+    """The smallest student of this space has 15.76 % of its teacher's macs; chance never comes near it."""
+    image = torch.randn(1, 3, 32, 32)
+    teacher = SmallResNet(SmallResNet.Options(depth=2, width=20)).build((3, 32, 32), 10)
+    found = survey(teacher, image, SpaceSpec(divisor=2, min_keep=0.32, removal=False))
+    rng = np.random.default_rng(0)
+    sampled = found.space.array([found.space.sample(rng) for _ in range(10_000)])
+    (refused,), (accepted,) = (ladder({"macs": (Limit.read("macs", share),)}, found.cost) for share in ("15%", "16%"))
+    assert not accepted.fits(found.costs_of(sampled)).any()
+    with pytest.raises(BudgetImpossible, match=r"15\.76 %") as told:
+        Projector(found, refused)
+    assert told.value.errors[0].pointer == "/budget/macs"
+    assert Limit.read("macs", told.value.needed["macs"]).value(found.cost["macs"]) >= found.bounds()["macs"][0]
+    met = Projector(found, accepted).project(found.space.full())
+    assert all(verdict.fits for verdict in accepted.judge(count(found.graft(met), image)))
