@@ -37,7 +37,8 @@ def witness(planner: Planner, budget: Budget, teacher: Mapping[str, int]) -> NDA
         if len(budget.limits) > 1:
             told.append(f"The nearest budget that can be kept is {_listed(relaxed.limits)}")
     raise BudgetImpossible(
-        f"{'. '.join(told)}. {_REMEDY}", {metric: spelled(metric, limit) for metric, limit in needed.items()}
+        f"{'. '.join([told[0], *(text[0].upper() + text[1:] for text in told[1:])])}. {_REMEDY}",
+        {metric: spelled(metric, limit) for metric, limit in needed.items()},
     )
 
 

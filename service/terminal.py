@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
-from search.errors import FieldError, InvalidSpec, NotFound, StillhouseError, UserError
+from search.errors import BudgetImpossible, FieldError, InvalidSpec, NotFound, StillhouseError, UserError
 from service import wire
 from service.board import Board, Happened
 from service.screens.live import event_line, live_screen
@@ -100,6 +100,8 @@ class Terminal:
         headline = (
             "The spec has mistakes" if isinstance(error, InvalidSpec | wire.Invalid) and pointed else error.message
         )
+        if error.code == BudgetImpossible.code and pointed:
+            headline = "The budget cannot be kept"
         signs = Signs.of(self.err)
         self.err.print(Text.assemble((f"{signs.cross} ", "bold red"), (headline, "bold")), soft_wrap=True)
         if pointed:

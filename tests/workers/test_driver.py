@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from search.errors import StaleClaim
+from search.errors import BudgetImpossible, StaleClaim
 from search.files import Files
 from search.recipe import prepare
 from search.spec import JobSpec
@@ -266,6 +266,21 @@ def test_a_bisection_that_is_taken_over_asks_the_same_levels(finished: tuple[Hou
     assert scores(house.ledger, job) == scores(first.ledger, whole)
     assert len(scores(house.ledger, job)) > 1
     assert house.ledger.job(job).reason == first.ledger.job(whole).reason
+
+
+def test_what_a_plan_refuses_a_driver_refuses_in_the_same_words_and_what_it_promises_is_surveyed(
+    finished: tuple[House, str],
+) -> None:
+    house, job = finished
+    plan, surveyed = prepare(small_spec(), house.files).plan(), house.result(job, Phase.SURVEY)
+    assert surveyed["limits"] == plan["limits"]
+    assert surveyed["smallest"] == plan["smallest"]
+    impossible = small_spec(budget={"macs": plan["smallest"]["macs"] - 1, "params": 1})
+    with pytest.raises(BudgetImpossible) as refused:
+        prepare(impossible, house.files).plan()
+    state, job = house.drive(impossible)
+    assert state is JobState.FAILED
+    assert house.ledger.job(job).reason == f"BUDGET_IMPOSSIBLE: {refused.value.message}"
 
 
 def test_cancelling_ends_the_job_at_its_next_step(tmp_path: Path) -> None:
