@@ -152,13 +152,30 @@ class Planner:
         return self._ask(Goal([(terms, 1) for terms in self._sums_of(metric)]), limits, floors, demands)
 
     def _largest(self, metric: str, limits: Limits | None, floors: Limits | None, demands: Sequence[Demand]) -> Answer:
-        answers = [self._ask(Goal([(terms, -1)]), limits, floors, demands) for terms in self._sums_of(metric)]
+        """The largest of a metric's sum or of its peak's sums; the promising first, and no more than are needed."""
+        ceilings = {terms: self._ceiling(terms) for terms in self._sums_of(metric)}
+        answers: list[Answer] = []
+        reached = -math.inf
+        for terms in sorted(ceilings, key=ceilings.__getitem__, reverse=True):
+            if ceilings[terms] <= reached:
+                break
+            answers.append(self._ask(Goal([(terms, -1)]), limits, floors, demands))
+            reached = max(reached, *(-answer.value for answer in answers if answer.value is not None), -math.inf)
         best = min(answers, key=lambda answer: math.inf if answer.value is None else answer.value)
         if best.value is None:
-            return answers[0]
+            return best
         bound = min(answer.bound for answer in answers)
         outcome = best.outcome if best.value <= bound else "feasible"
         return Answer(outcome, best.choices, -best.value, -bound, max(answer.columns for answer in answers))
+
+    def _ceiling(self, terms: Terms) -> int:
+        """Not below a sum, whatever is chosen."""
+        largest = self._largest_values
+        return sum(term.coefficient * math.prod(largest[at] for at in term.variables) for term in terms)
+
+    @cached_property
+    def _largest_values(self) -> list[int]:
+        return [max(variable.values) for variable in self._polynomials.variables]
 
     def _in_units(self, metric: str, answer: Answer) -> Answer:
         """Of an answer about a metric's sum, the same about its cost."""
