@@ -150,6 +150,8 @@ def test_a_network_is_counted_as_the_closed_form_says() -> None:
         ("params", "parameters"),
         ("weight_bytes", "bytes"),
         ("activation_bytes", "bytes"),
+        ("latency", "nanoseconds a batch"),
+        ("throughput", "images a second"),
     ],
 )
 def test_the_catalog_says_what_a_metric_is(name: str, unit: str) -> None:

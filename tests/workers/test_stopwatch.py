@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,7 @@ from search.budget import Budget
 from search.costs.polynomial import Polynomials
 from search.latency.reading import Comparison, Reading
 from search.latency.table import Measured, Row, Table, spread
+from search.recipe import prepare
 from search.surgery import Survey
 from search.trial import Trial
 from tests.workers.small_job import small_spec
@@ -23,7 +25,7 @@ from workers.finals import Hopeless
 from workers.ports import JobState, Phase
 from workers.results import Exported, ExportResult, SearchResult, SurveyResult
 from workers.stopwatch import SENT_BACK, check_times, tightened, trimmed, with_times
-from workers.timing import Race, Tabled, Tabling
+from workers.timing import Place, Race, Tabled, Tabling
 
 NANOSECONDS_A_MAC = 0.1
 
@@ -153,6 +155,16 @@ def _table(found: Survey, tabling: Tabling) -> Table:
 
 def driven(house: House, events: list[Event], limit: str = "2x faster") -> tuple[JobState, str]:
     return house.drive(small_spec(budget={"latency": limit}))
+
+
+def test_what_is_asked_of_a_worker_and_what_it_answers_can_travel(house: House) -> None:
+    spec = small_spec(budget={"latency": "2x faster"})
+    files = house.files
+    place = Place(spec.model_dump(mode="json"), prepare(spec, files).info, files, house.artifacts)
+    race = pickle.loads(pickle.dumps(Race(place, spec.budget.measurements["latency"], {"a": 1})))  # noqa: S301 - ours
+    assert (race.measurement, race.choices, race.file) == (spec.budget.measurements["latency"], {"a": 1}, None)
+    assert (race.place.spec, race.place.info) == (place.spec, place.info)
+    assert pickle.loads(pickle.dumps(times(5.0))) == times(5.0)  # noqa: S301 - ours
 
 
 @pytest.fixture
