@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from search.surgery import Survey
 
 _DRAWN = 100_000
 _PIECE = 10_000
+_DRAWING_SECONDS = 3.0
 _CONFIDENCE = 0.95
 
 
@@ -90,10 +92,15 @@ def plan(
 
 
 def drawn(model: CostModel, count: int) -> dict[str, NDArray[np.int64]]:
-    """The costs `[count]` of candidates drawn evenly over the choices of every site, the same ones each time."""
-    rng = np.random.default_rng(0)
-    pieces = []
+    """
+    The costs `[n]` of candidates drawn evenly over the choices of every site, the same ones each time: `count` of
+    them, or fewer where there are so many sites that it takes long.
+    """
+    rng, began = np.random.default_rng(0), time.monotonic()
+    pieces: list[Mapping[str, NDArray[np.int64]]] = []
     for start in range(0, count, _PIECE):
+        if time.monotonic() - began > _DRAWING_SECONDS:
+            break
         rows = min(_PIECE, count - start)
         choices = [rng.choice(np.asarray(site.choices, dtype=np.int64), rows) for site in model.space.sites]
         pieces.append(model.costs_of(np.stack(choices, axis=1)))
