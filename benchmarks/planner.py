@@ -41,6 +41,7 @@ def harms(space: Space) -> list[list[float]]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # as in the server's process that checks jobs
     print(f"{'network':18}{'sites':>6}{'bounds':>9}{'fits':>9}{'least harm':>12}{'columns':>9}{'proved':>8}{'gap':>10}")
     for name in NETWORKS:
         model = (

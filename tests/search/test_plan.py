@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import binom
 
 from search.budget import Budget
@@ -224,3 +225,34 @@ def _reached(rungs: Rungs, ranks: list[int]) -> list[int]:
     while (best := rungs.leader(known)) is not None:
         known[best.number] = advance(best)
     return [sum(trial.rung > rung for trial in known) for rung in range(len(rungs.steps))]
+
+
+# Large networks
+
+
+@pytest.mark.timeout(120)
+def test_a_resnet_50_with_three_limits_is_planned_from_files(tmp_path: Path) -> None:
+    """And its least values are limits that can be kept together, but none of them one lower."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    for number, pixels in enumerate(images):
+        folder = tmp_path / "images" / ("one", "other")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    document = {
+        "teacher": {"name": "torchvision", "options": {"builder": "resnet50"}},
+        "dataset": {"name": "image_folder", "options": {"path": str(tmp_path / "images"), "size": 64}},
+        "budget": {"macs": "30%", "params": "30%", "activation_bytes": "70%"},
+    }
+    made = prepare(read_spec(document), Files(tmp_path / "cache"))
+    plan = made.plan()
+    [level] = plan["levels"]
+    assert all(level["witness"]["cost"][metric] <= limit for metric, limit in level["limits"].items())
+    found, least = made.check().found, plan["smallest"]
+    tight = {metric: least[metric] for metric in level["limits"]}
+    assert prepare(read_spec(document | {"budget": tight}), Files(tmp_path / "cache")).levels(found)
+    for metric in tight:
+        budget = tight | {metric: tight[metric] - 1}
+        impossible = prepare(read_spec(document | {"budget": budget}), Files(tmp_path / "cache"))
+        with pytest.raises(BudgetImpossible, match=f"the smallest reachable is {least[metric]:,}") as caught:
+            impossible.levels(found)
+        assert caught.value.needed == {metric: str(least[metric])}
