@@ -160,8 +160,26 @@ PLAN: dict[str, Any] = {
         "basis": "steps of training timed on this machine, cpu, 1 thread",
     },
     "report": [
-        {"module": "conv1", "status": "searchable", "site": "layer1.width", "reason": ""},
-        {"module": "layer1.0", "status": "removable", "site": "layer1.0.keep", "reason": ""},
-        {"module": "fc", "status": "frozen", "site": None, "reason": "its outputs are the logits"},
+        {
+            "module": "conv1",
+            "status": "searchable",
+            "site": "layer1.width",
+            "reason": "",
+            "where": "torchvision.models.resnet:284",
+        },
+        {
+            "module": "layer1.0",
+            "status": "removable",
+            "site": "layer1.0.keep",
+            "reason": "",
+            "where": "torchvision.models.resnet:284",
+        },
+        {
+            "module": "fc",
+            "status": "frozen",
+            "site": None,
+            "reason": "its channels are the network's output",
+            "where": "torchvision.models.resnet:284",
+        },
     ],
 }

@@ -170,6 +170,8 @@ class PlannedModule(Document):
     """Where it is chosen."""
     reason: str
     """Why it stays as it is; empty when it does not."""
+    where: str
+    """The code that uses it: `package.module:line`."""
 
 
 class Plan(Document):

@@ -27,13 +27,15 @@ Status = Literal["searchable", "removable", "frozen", "unsupported"]
 class Finding:
     """
     What can be done with a module: `site` names where it is chosen; `reason` says why it stays as it is: because it
-    must (`frozen`) or because it is not understood (`unsupported`).
+    must (`frozen`) or because it is not understood (`unsupported`). `where` is the code that uses it, as
+    `package.module:line`.
     """
 
     module: str
     status: Status
     site: str | None = None
     reason: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True)

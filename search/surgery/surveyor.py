@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -205,25 +206,34 @@ class _Surveyor:
             if name in self._blocks:
                 reason = self._barred.get(name, "")
                 site = None if reason else f"{name}.keep"
-                findings.append(Finding(name, _status(reason) if reason else "removable", site, reason))
+                findings.append(self._finding(name, _status(reason) if reason else "removable", site, reason))
             layer = self._channels.layers.get(name)
             if layer is None or layer.weighs is None:
                 own = [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
                 if layer is None and not self._channels.layers.keys() >= set(own):
                     reason = f"{type(module).__name__} is not understood, or not used in evaluation"
-                    findings.append(Finding(name, "unsupported", None, reason))
+                    findings.append(self._finding(name, "unsupported", None, reason))
                 continue
             lane = found.lanes.get((name, "out"))
             if lane is not None:
-                findings.append(Finding(name, "searchable", names[min(lane.tables)]))
+                findings.append(self._finding(name, "searchable", names[min(lane.tables)]))
                 continue
             own_sites = [site.name for site in sites.space.sites if site.name.startswith(f"{name}.")]
             if own_sites:
-                findings.append(Finding(name, "searchable", own_sites[0]))
+                findings.append(self._finding(name, "searchable", own_sites[0]))
             else:
                 reason = found.frozen.get(name, "its inputs are frozen")
-                findings.append(Finding(name, _status(reason), None, reason))
+                findings.append(self._finding(name, _status(reason), None, reason))
         return tuple(findings)
+
+    def _finding(self, name: str, status: Status, site: str | None, reason: str = "") -> Finding:
+        """With the line of the innermost module above, not torch's own, in whose forward the module is used."""
+        above = name
+        while above:
+            above = above.rpartition(".")[0]
+            if not type(self._modules[above]).__module__.startswith("torch.nn"):
+                break
+        return Finding(name, status, site, reason, _line_of(type(self._modules[above])))
 
     def _bar_failing(self, found: Anatomy, at: Sequence[int]) -> None:
         """Bars the sites among `at` that do not stand the test, found by halving."""
@@ -348,6 +358,11 @@ class _Surveyor:
 
     def _layers(self, found: Anatomy, group: int) -> Sequence[str]:
         return found.knife.grouping.groups[group].layers
+
+
+def _line_of(kind: type[nn.Module]) -> str:
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return kind.__module__ if code is None else f"{kind.__module__}:{code.co_firstlineno}"
 
 
 def _status(reason: str) -> Status:

@@ -139,10 +139,11 @@ def _folded(plan: Plan) -> RenderableType:
 
 def _report(plan: Plan) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("module", "what can be done", "where, or why not"):
+    for name in ("module", "what can be done", "at which site, or why not"):
         table.add_column(name, overflow="fold")
     for module in plan.report:
-        table.add_row(module.module, module.status, Text(module.site or module.reason, "" if module.site else "dim"))
+        why = module.site or f"{module.reason} ({module.where})"
+        table.add_row(module.module, module.status, Text(why, "" if module.site else "dim"))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import subprocess
 import sys
 import time
@@ -400,7 +401,8 @@ def test_channels_of_image_and_logits_stay() -> None:
 def test_what_breaks_when_cut_is_frozen_and_the_rest_goes_on() -> None:
     found = survey(Stubborn(), example_of(8), FINE)
     assert "breaks the network" in frozen(found)["two"]
-    assert Finding("one", "searchable", "one") in found.report
+    line = inspect.getsourcelines(Stubborn.forward)[1]
+    assert Finding("one", "searchable", "one", "", f"{__name__}:{line}") in found.report
     student = found.graft(found.space.least())
     assert count(student, example_of(8)) == {metric: least for metric, (least, _) in found.bounds().items()}
 
