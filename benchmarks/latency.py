@@ -21,7 +21,8 @@ from search.catalog import Catalog
 from search.latency.measure import compare
 from search.latency.model import Timed
 from search.latency.table import NETWORKS, Table, spread, tabulate
-from search.spec import Measurement, Pick, SpaceSpec
+from search.limits import Measurement
+from search.spec import Pick, SpaceSpec
 from search.surgery import Survey, survey
 
 TEACHERS = {

@@ -17,7 +17,8 @@ from inspect import getdoc
 from typing import Any
 
 from search.errors import InvalidSpec, StillhouseError, UnknownName
-from search.spec import Part, Pick, read_part
+from search.part import Part, read_part
+from search.spec import Pick
 
 KINDS = ("teachers", "datasets", "distillers", "strategies", "costs")
 

@@ -1,7 +1,7 @@
 """
 What each kind of plugin must have. Structural: a plugin inherits nothing.
 
-The class of a plugin has a nested `Options`, a `search.spec.Part`; the protocols below say what its instances do.
+The class of a plugin has a nested `Options`, a `search.part.Part`; the protocols below say what its instances do.
 """
 
 from __future__ import annotations

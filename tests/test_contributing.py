@@ -12,7 +12,8 @@ import yaml
 
 from search.catalog import KINDS, Catalog
 from search.errors import InvalidSpec
-from search.spec import Pick, read_part
+from search.part import read_part
+from search.spec import Pick
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

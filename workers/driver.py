@@ -23,10 +23,11 @@ from search.errors import BudgetImpossible, StaleClaim, StillhouseError, StoreUn
 from search.export.bundle import FILES, write_bundle
 from search.files import Files
 from search.latency.model import Timed
+from search.limits import AccuracyGoal
 from search.plugins import DatasetInfo
 from search.quality import Quality
 from search.recipe import Costs, Recipe, best_cost, prepare, teacher_cost
-from search.spec import AccuracyGoal, JobSpec, read_spec
+from search.spec import JobSpec, read_spec
 from search.surgery import Survey
 from search.teachers.weights import load_weights
 from search.training import Pupil

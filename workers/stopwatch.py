@@ -16,8 +16,9 @@ from search.latency.model import Timed
 from search.latency.model import value as value_of
 from search.latency.reading import Comparison
 from search.latency.table import NETWORKS
+from search.limits import Measurement
 from search.recipe import Costs
-from search.spec import JobSpec, Measurement
+from search.spec import JobSpec
 from search.trial import Trial
 from workers.backends.base import Backend
 from workers.finals import Hopeless, named

@@ -15,9 +15,10 @@ from search.latency.machine import environment
 from search.latency.measure import Network, compare
 from search.latency.reading import Comparison
 from search.latency.table import Table, tabulate
+from search.limits import Measurement
 from search.plugins import DatasetInfo
 from search.recipe import Recipe, prepare
-from search.spec import Measurement, read_spec
+from search.spec import read_spec
 from search.surgery import Survey
 from workers.ports import Artifacts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from search.spec import Part
+from search.part import Part
 
 
 class Macs:

@@ -12,8 +12,8 @@ from pydantic import Field
 from search.datasets.arrays import SPLITS, check_memory, kept_split
 from search.datasets.digits import CLASSES, originals, sources
 from search.files import Files
+from search.part import Part
 from search.plugins import DatasetInfo, Split, SplitName
-from search.spec import Part
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from search.datasets.arrays import SPLITS, frozen
 from search.files import Files
+from search.part import Part
 from search.plugins import DatasetInfo, Split, SplitName
-from search.spec import Part
 
 CLASSES = tuple("0123456789")
 _SHARES: Mapping[SplitName, slice] = {

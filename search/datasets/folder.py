@@ -17,8 +17,9 @@ from search.datasets.partition import stratified
 from search.datasets.pictures import SUFFIXES, Channels, Tree, statistics
 from search.errors import DataError
 from search.files import Files
+from search.part import Part
 from search.plugins import DatasetInfo, Split, SplitName
-from search.spec import Location, Part
+from search.spec import Location
 
 _FOLDERS: Mapping[SplitName, tuple[str, ...]] = {
     "train": ("train",),

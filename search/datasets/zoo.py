@@ -24,8 +24,9 @@ from search.datasets.partition import stratified
 from search.datasets.pictures import Channels, Tree, statistics, to_array
 from search.errors import DataError, did_you_mean
 from search.files import Files
+from search.part import Name, Part
 from search.plugins import DatasetInfo, Split, SplitName
-from search.spec import Location, Name, Part
+from search.spec import Location
 
 logger = logging.getLogger("stillhouse.datasets")
 

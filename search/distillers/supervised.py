@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import Field
 from torch import Tensor
 
-from search.spec import Part
+from search.part import Part
 
 
 class Supervised:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from search.errors import UserError
-from search.spec import Measurement
+from search.limits import Measurement
 
 _PROFILED_RUNS = 40
 _WARM_RUNS = 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from search.spec import Measurement
+from search.limits import Measurement
 
 
 def environment(measurement: Measurement) -> dict[str, str | int]:

@@ -13,7 +13,7 @@ from search.errors import UserError
 from search.latency import eager, onnx
 from search.latency.machine import environment
 from search.latency.reading import Comparison, Reading, bursts, comparison, reading
-from search.spec import Measurement
+from search.limits import Measurement
 
 Network = nn.Module | Path
 """A module, or an exported ONNX file (`onnxruntime` runtimes only)."""

@@ -13,8 +13,8 @@ from search.costs.polynomial import Polynomials, Term, Terms, Variable, total
 from search.latency.fit import BlockCosts, Timing, timing
 from search.latency.reading import Comparison
 from search.latency.table import Table
+from search.limits import Measurement
 from search.space import Candidate, Space
-from search.spec import Measurement
 
 _SECOND = 10**9
 

@@ -18,7 +18,7 @@ from torch import nn
 from search.errors import UserError
 from search.export.onnx import Origin, write_onnx
 from search.latency.parts import home
-from search.spec import Measurement
+from search.limits import Measurement
 
 _PROFILED_RUNS = 40
 _WARM_RUNS = 5

@@ -11,7 +11,7 @@ from search.latency.fit import BlockCosts
 from search.latency.measure import Shape, measured
 from search.latency.model import Counted, Timed
 from search.latency.table import Grafting, Measured, Row, Table
-from search.spec import Measurement
+from search.limits import Measurement
 
 LENIENCE = 1.25
 """So many times faster than it was measured the least student is taken to be: what is refused is far out of reach."""

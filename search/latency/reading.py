@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from search.spec import Part
+from search.part import Part
 
 Statistic = Literal["median", "mean", "min", "p90", "p95", "p99"]
 Samples = NDArray[np.int64]

@@ -16,8 +16,9 @@ from torch import nn
 from search.latency.machine import environment
 from search.latency.measure import Shape, warm
 from search.latency.reading import Reading, bursts, comparison
+from search.limits import Measurement
+from search.part import Part
 from search.space import Candidate, Space
-from search.spec import Measurement, Part
 
 NETWORKS = 13
 _SCALES = (0.75, 0.5, 0.25)

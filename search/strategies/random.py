@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from search.part import Part
 from search.plugins import Proposal
 from search.space import Space
-from search.spec import Part
 from search.trial import Trial
 
 

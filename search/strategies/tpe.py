@@ -5,9 +5,9 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from pydantic import Field
 
+from search.part import Part
 from search.plugins import Proposal
 from search.space import Candidate, Space
-from search.spec import Part
 from search.trial import State, Trial
 
 

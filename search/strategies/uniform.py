@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
+from search.part import Part
 from search.plugins import Proposal
 from search.space import Candidate, Space
-from search.spec import Part
 from search.trial import Trial
 
 

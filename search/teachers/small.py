@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from search.spec import Part
+from search.part import Part
 
 Shape = tuple[int, int, int]
 Blocks = Annotated[int, Field(ge=1, le=64)]

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torchvision import models
 
 from search.errors import Unsupported, did_you_mean
-from search.spec import Name, Part
+from search.part import Name, Part
 
 Shape = tuple[int, int, int]
 

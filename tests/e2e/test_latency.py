@@ -9,9 +9,9 @@ import pytest
 
 from search.budget import Budget
 from search.latency.measure import compare
+from search.limits import Measurement
 from search.plugins import DatasetInfo
 from search.recipe import prepare
-from search.spec import Measurement
 from tests.workers.small_job import small_spec
 from tests.workers.test_driver import House
 from workers.ports import JobState, Phase

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from search.budget import AT_LEAST, Budget, Limit, ladder, level_of, spelled
 from search.errors import InvalidSpec, UserError
-from search.spec import BudgetSpec, JobSpec, Measurement, read_spec
+from search.limits import BudgetSpec, Measurement
+from search.spec import JobSpec, read_spec
 
 METRICS = ("macs", "flops", "params", "weight_bytes", "activation_bytes", "latency", "throughput")
 UNITS = {

@@ -30,8 +30,8 @@ from search.datasets.pictures import Tree, to_array
 from search.datasets.zoo import SOURCES, Torchvision
 from search.errors import DataError, InvalidSpec, UserError
 from search.files import Files
+from search.part import read_part
 from search.plugins import Split, SplitName
-from search.spec import read_part
 from tests.search.pictures import cifar, mnist, picture, split_tree, tree
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")

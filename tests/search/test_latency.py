@@ -25,8 +25,8 @@ from search.latency.parts import home
 from search.latency.quick import LENIENCE, quickly
 from search.latency.reading import Reading, Samples, bursts, comparison, reading, value_of
 from search.latency.table import NETWORKS, Measured, Row, Table, spread, tabulate, uniform
+from search.limits import Measurement
 from search.space import Candidate, Site, Space
-from search.spec import Measurement
 
 HERE = ("onnxruntime-cpu", "torch-cpu")
 """The runtimes that need no GPU."""

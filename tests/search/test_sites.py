@@ -17,9 +17,10 @@ from search.budget import Limit, ladder
 from search.costs.measure import count
 from search.errors import BudgetImpossible, InvalidSpec
 from search.export.bundle import read_bundle, write_bundle
+from search.part import read_part
 from search.projection import Projector
 from search.space import Candidate
-from search.spec import SpaceSpec, read_part
+from search.spec import SpaceSpec
 from search.surgery import Survey, survey
 from search.surgery.operators import DENSE, SEPARABLE
 from search.teachers.small import SmallResNet

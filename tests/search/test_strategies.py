@@ -7,9 +7,10 @@ import pytest
 
 from search.budget import Budget
 from search.catalog import BUILT_IN, Catalog
+from search.part import Part
 from search.plugins import Proposal, Strategy
 from search.projection import Projector
-from search.spec import Part, Pick
+from search.spec import Pick
 from search.strategies.random import Random
 from search.strategies.wrappers import Distinct, Projected
 from search.trial import Score, State, Trial

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.errors import InvalidSpec, Unsupported, WeightsError
-from search.spec import Part, read_part
+from search.part import Part, read_part
 from search.teachers.small import SmallMobileNet, SmallResNet
 from search.teachers.weights import load_weights, save_weights
 from search.teachers.zoo import Torchvision, builders
