@@ -12,9 +12,11 @@ Labels are whole numbers: 0 for what is no channel (constants, the image), else 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,8 @@ _REDUCTIONS = frozenset(
         "var_mean",
     ]
 )
+_OWN = (__file__, f"{Path(torch.__file__).parent}/")
+"""Code that is not the network's: all of torch but torchvision."""
 _LARGEST_PARAMETER = 1 << 16
 """Elements of a parameter used outside of layers that are looked at one by one."""
 
@@ -155,9 +159,11 @@ class Flow:
     All that one run told.
 
     `edges` are pairs of addresses of one channel, `bonds` of channels that can only be kept or cut together, `reasons`
-    say of addresses why they must all stay. `layers` are in order of execution; `loose` are parameters and buffers used
-    outside of any layer, with the address of their first element. `positions` is `layers.multiplications`, summed over
-    the calls of a layer; `macs` are multiplications outside of layers, by module.
+    say of addresses why they must all stay. `splits` are addresses that are split into equal parts, and the line of the
+    code that does so: whether it says how many parts or how large they are cannot be seen in one run. `layers` are in
+    order of execution; `loose` are parameters and buffers used outside of any layer, with the address of their first
+    element. `positions` is `layers.multiplications`, summed over the calls of a layer; `macs` are multiplications
+    outside of layers, by module.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -168,6 +174,7 @@ class Flow:
     edges: list[tuple[Indices, Indices]] = field(default_factory=list)
     bonds: list[tuple[Indices, Indices]] = field(default_factory=list)
     reasons: list[tuple[Indices, str]] = field(default_factory=list)
+    splits: list[tuple[Indices, str]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     outputs: frozenset[int] = frozenset()
@@ -387,6 +394,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sizes = {output.shape[dim] for output in outputs}
             if len(sizes) > 1:
                 return False
+            found: Indices = torch.unique(_small(mark.labels)).numpy()
+            self.flow.splits.append((found[found > 0] - 1, _line()))
             parts = torch.split(mark.labels, sizes.pop(), dim)
             for part in parts[1:]:
                 self._tie(self.flow.bonds, _small(parts[0], part), _small(part, parts[0]))
@@ -478,6 +487,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if labels.numel() != axis.size:
             return self._freeze(mark.labels, f"how it is read by {axis.layer} is not understood")
         return self._tie(self.flow.edges, labels, torch.arange(axis.start + 1, axis.start + axis.size + 1))
+
+
+def _line() -> str:
+    """The innermost line of the network's code that is being executed."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def _memory(tensor: Tensor) -> int:

@@ -137,6 +137,9 @@ class _Surveyor:
             sites = list(range(len(found.space.sites)))
             if not sites or not self._complaint(found, sites):
                 break
+            if self._bar_splits(found):
+                found = self._assembled()
+                continue
             self._bar_failing(found, sites)
             found = self._assembled()
         else:
@@ -234,6 +237,32 @@ class _Surveyor:
             if not type(self._modules[above]).__module__.startswith("torch.nn"):
                 break
         return Finding(name, status, site, reason, _line_of(type(self._modules[above])))
+
+    def _bar_splits(self, found: Anatomy) -> bool:
+        """
+        Bars at once whatever one line of code splits, where the first of it does not stand the test alone; by halving
+        they would be found one by one. True when anything was barred.
+        """
+        groups = found.knife.grouping.groups
+        splits: dict[str, list[Indices]] = {}
+        for addresses, line in self._flows[-1].splits:
+            splits.setdefault(line, []).append(self._channels.labels[addresses])
+        before = len(self._barred)
+        for line, labels in splits.items():
+            split = np.concatenate(labels)
+            sites = [at for at, group in found.sites.group_of.items() if self._holds(found, group, split)]
+            if sites and self._complaint(found, sites[:1]):
+                reason = f"its channels are split at fixed numbers ({line})"
+                self._barred.update({groups[found.sites.group_of[site]].writers[0]: reason for site in sites})
+        return len(self._barred) > before
+
+    def _holds(self, found: Anatomy, group: int, labels: Indices) -> bool:
+        """Whether any of the labels is a channel of the group."""
+        return any(
+            np.isin(labels, self._channels.labels[self._channels.axes[key].start + lane.tables[group].addresses]).any()
+            for key, lane in found.knife.grouping.lanes.items()
+            if group in lane.tables
+        )
 
     def _bar_failing(self, found: Anatomy, at: Sequence[int]) -> None:
         """Bars the sites among `at` that do not stand the test, found by halving."""

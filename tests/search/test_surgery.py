@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import subprocess
 import sys
 import time
@@ -386,6 +387,23 @@ class Stubborn(nn.Module):
         return self.fc(x.reshape(x.shape[0], 8, -1).relu().mean(2))
 
 
+class Splitting(nn.Module):
+    """Twice splits channels in two, by the `size` of a part: as written in the code, or (0) half of what comes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.one, self.two, self.three = (nn.Conv2d(*sides, 3) for sides in ((3, 16), (8, 16), (8, 12)))
+        self.fc = nn.Linear(12, 5)
+
+    def halved(self, x: Tensor) -> Tensor:
+        left, right = x.split(self.size or x.shape[1] // 2, 1)
+        return left * right.sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.three(self.halved(self.two(self.halved(self.one(x))))).relu().mean((2, 3)))
+
+
 def frozen(found: Survey) -> dict[str, str]:
     return {finding.module: finding.reason for finding in found.report if finding.status in ("frozen", "unsupported")}
 
@@ -405,6 +423,22 @@ def test_what_breaks_when_cut_is_frozen_and_the_rest_goes_on() -> None:
     assert Finding("one", "searchable", "one", "", f"{__name__}:{line}") in found.report
     student = found.graft(found.space.least())
     assert count(student, example_of(8)) == {metric: least for metric, (least, _) in found.bounds().items()}
+
+
+def test_what_is_split_by_a_number_in_the_code_is_frozen_by_the_line_that_does_so() -> None:
+    found = survey(Splitting(8), example_of(8), FINE)
+    reasons = frozen(found)
+    assert reasons["one"] == reasons["two"]
+    assert re.fullmatch(r"its channels are split at fixed numbers \(test_surgery\.py:\d+\)", reasons["one"])
+    assert {site.name for site in found.space.sites} == {"three"}
+
+
+def test_what_is_split_in_halves_is_searched() -> None:
+    found = survey(Splitting(0), example_of(8), FINE)
+    assert set(frozen(found)) == {"fc"}
+    assert count(found.graft(found.space.least()), example_of(8)) == {
+        metric: int(values[0]) for metric, values in found.costs([found.space.least()]).items()
+    }
 
 
 def test_attention_over_windows_is_frozen_and_the_rest_exact() -> None:
