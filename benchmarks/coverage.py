@@ -58,10 +58,10 @@ processor that other work shared, torch {torch}, torchvision {torchvision}, 21 N
 def main(names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     zoo = models.list_models(module=models)
-    rows = _kept()
     for name in track(names or zoo, "surveying", console=Console(stderr=True)):
-        rows[name] = f"| {name} | {' | '.join(_row(name))} |"
-        print(rows[name], flush=True)
+        row = f"| {name} | {' | '.join(_row(name))} |"
+        print(row, flush=True)
+        rows = _kept() | {name: row}
         table = "\n".join(rows[name] for name in zoo if name in rows)
         head = HEAD.format(torch=_plain(torch.__version__), torchvision=_plain(torchvision.__version__))
         RESULTS.write_text(f"{head}{table}\n")
