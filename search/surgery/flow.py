@@ -12,11 +12,9 @@ Labels are whole numbers: 0 for what is no channel (constants, the image), else 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,8 +102,6 @@ _REDUCTIONS = frozenset(
         "var_mean",
     ]
 )
-_OWN = (__file__, f"{Path(torch.__file__).parent}/")
-"""Code that is not the network's: all of torch but torchvision."""
 _LARGEST_PARAMETER = 1 << 16
 """Elements of a parameter used outside of layers that are looked at one by one."""
 
@@ -159,11 +155,9 @@ class Flow:
     All that one run told.
 
     `edges` are pairs of addresses of one channel, `bonds` of channels that can only be kept or cut together, `reasons`
-    say of addresses why they must all stay. `splits` are addresses that are split into equal parts, and the line of the
-    code that does so: whether it says how many parts or how large they are cannot be seen in one run. `layers` are in
-    order of execution; `loose` are parameters and buffers used outside of any layer, with the address of their first
-    element. `positions` is `layers.multiplications`, summed over the calls of a layer; `macs` are multiplications
-    outside of layers, by module.
+    say of addresses why they must all stay. `layers` are in order of execution; `loose` are parameters and buffers used
+    outside of any layer, with the address of their first element. `positions` is `layers.multiplications`, summed over
+    the calls of a layer; `macs` are multiplications outside of layers, by module.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -174,7 +168,6 @@ class Flow:
     edges: list[tuple[Indices, Indices]] = field(default_factory=list)
     bonds: list[tuple[Indices, Indices]] = field(default_factory=list)
     reasons: list[tuple[Indices, str]] = field(default_factory=list)
-    splits: list[tuple[Indices, str]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     outputs: frozenset[int] = frozenset()
@@ -197,8 +190,23 @@ def flow_of(model: nn.Module, image: Tensor, *, deadline: float = math.inf) -> F
     finally:
         for hook in hooks:
             hook.remove()
-    follower.end([leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)])
+    follower.end(_tensors(outputs))
     return follower.flow
+
+
+def break_of(model: nn.Module, image: Tensor) -> tuple[int, str] | None:
+    """
+    Where a run of `model` ends before its time: the number of steps it has taken, which are those of `Flow.steps` in a
+    network that takes the same ones, and what went wrong. None when it comes through.
+    """
+    watcher = _Watcher(model)
+    try:
+        with torch.no_grad(), watcher:
+            watcher.begin(image)
+            model(image)
+    except Exception as error:  # whatever a network does when it is cut wrongly
+        return len(watcher.flow.steps), f"{type(error).__name__}: {str(error)[:200]}"
+    return None
 
 
 def check(deadline: float) -> None:
@@ -207,24 +215,50 @@ def check(deadline: float) -> None:
         raise Unsupported("the network could not be surveyed in time; give the dataset a smaller `size`")
 
 
-class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation below the layers of a network."""
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation of a network, and which memory it reads and writes."""
 
-    def __init__(self, model: nn.Module, deadline: float) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Flow()
-        self._deadline = deadline
-        self._marks: Any = WeakTensorKeyDictionary()
-        self._names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         self._weights = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())}
         """Memory of weights and of what follows from weights alone."""
         self._kept: list[Any] = []
         """Memory is not given back before the end, so that its address names it."""
         self._path: list[str] = [""]
-        self._inside = 0
 
     def begin(self, image: Tensor) -> None:
         self.flow.values[_memory(image)] = Value(image.untyped_storage().nbytes())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self._remember(_tensors((args, kwargs)), _tensors(output))
+        return output
+
+    def _remember(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        reads = {_memory(tensor) for tensor in inputs} - self._weights
+        writes = {_memory(tensor): tensor for tensor in outputs}
+        if not reads:
+            self._weights |= writes.keys() - self.flow.values.keys()
+            self._kept += [tensor.untyped_storage() for tensor in outputs]
+            return
+        for memory, tensor in writes.items():
+            if memory not in self.flow.values and memory not in self._weights:
+                self.flow.values[memory] = Value(tensor.untyped_storage().nbytes())
+                self._kept.append(tensor.untyped_storage())
+        known = self.flow.values.keys()
+        self.flow.steps.append(Step(self._path[-1], tuple(sorted(reads & known)), tuple(sorted(writes.keys() & known))))
+
+
+class _Follower(_Watcher):  # type: ignore[no-untyped-call]
+    """Follows channels through every operation below the layers of a network."""
+
+    def __init__(self, model: nn.Module, deadline: float) -> None:
+        super().__init__(model)
+        self._deadline = deadline
+        self._marks: Any = WeakTensorKeyDictionary()
+        self._names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        self._inside = 0
 
     def end(self, outputs: Sequence[Tensor]) -> None:
         for output in outputs:
@@ -252,8 +286,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         check(self._deadline)
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        inputs, outputs = _tensors((args, kwargs)), _tensors(output)
         self._remember(inputs, outputs)
         if not self._inside:
             if func.overloadpacket in flop_registry:
@@ -261,22 +294,6 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.flow.macs[self._path[-1]] = self.flow.macs.get(self._path[-1], 0) + macs
             self._follow(func, args, kwargs, inputs, outputs)
         return output
-
-    # Memory
-
-    def _remember(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        reads = {_memory(tensor) for tensor in inputs} - self._weights
-        writes = {_memory(tensor): tensor for tensor in outputs}
-        if not reads:
-            self._weights |= writes.keys() - self.flow.values.keys()
-            self._kept += [tensor.untyped_storage() for tensor in outputs]
-            return
-        for memory, tensor in writes.items():
-            if memory not in self.flow.values and memory not in self._weights:
-                self.flow.values[memory] = Value(tensor.untyped_storage().nbytes())
-                self._kept.append(tensor.untyped_storage())
-        known = self.flow.values.keys()
-        self.flow.steps.append(Step(self._path[-1], tuple(sorted(reads & known)), tuple(sorted(writes.keys() & known))))
 
     # Labels
 
@@ -394,8 +411,6 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sizes = {output.shape[dim] for output in outputs}
             if len(sizes) > 1:
                 return False
-            found: Indices = torch.unique(_small(mark.labels)).numpy()
-            self.flow.splits.append((found[found > 0] - 1, _line()))
             parts = torch.split(mark.labels, sizes.pop(), dim)
             for part in parts[1:]:
                 self._tie(self.flow.bonds, _small(parts[0], part), _small(part, parts[0]))
@@ -489,12 +504,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._tie(self.flow.edges, labels, torch.arange(axis.start + 1, axis.start + axis.size + 1))
 
 
-def _line() -> str:
-    """The innermost line of the network's code that is being executed."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _memory(tensor: Tensor) -> int:

@@ -18,9 +18,9 @@ from search.spec import SpaceSpec
 from search.surgery.anatomy import Anatomy, Finding, Status, Survey
 from search.surgery.blocks import removable_blocks
 from search.surgery.channels import channels_of
-from search.surgery.flow import Flow, Indices, check, flow_of
-from search.surgery.groups import Grouping, Order, grouping
-from search.surgery.knife import Knife
+from search.surgery.flow import Flow, Indices, break_of, check, flow_of
+from search.surgery.groups import Grouping, Kept, Order, grouping
+from search.surgery.knife import Cuts, Knife
 from search.surgery.memory import Memory
 from search.surgery.operators import Factors, Resized
 from search.surgery.rules import Rules
@@ -137,10 +137,8 @@ class _Surveyor:
             sites = list(range(len(found.space.sites)))
             if not sites or not self._complaint(found, sites):
                 break
-            if self._bar_splits(found):
-                found = self._assembled()
-                continue
-            self._bar_failing(found, sites)
+            if not self._bar_where_it_breaks(found):
+                self._bar_failing(found, sites)
             found = self._assembled()
         else:
             raise Unsupported("the network cannot be surveyed: what stands alone does not stand together")
@@ -238,31 +236,51 @@ class _Surveyor:
                 break
         return Finding(name, status, site, reason, _line_of(type(self._modules[above])))
 
-    def _bar_splits(self, found: Anatomy) -> bool:
+    def _bar_where_it_breaks(self, found: Anatomy) -> bool:
         """
-        Bars at once whatever one line of code splits, where the first of it does not stand the test alone; by halving
-        they would be found one by one. True when anything was barred.
+        Bars groups at which the narrowest network breaks, because its code counts on a number of channels: of those
+        that go into the module where it does, the ones that break it alone. True when any was barred.
         """
-        groups = found.knife.grouping.groups
-        splits: dict[str, list[Indices]] = {}
-        for addresses, line in self._flows[-1].splits:
-            splits.setdefault(line, []).append(self._channels.labels[addresses])
-        before = len(self._barred)
-        for line, labels in splits.items():
-            split = np.concatenate(labels)
-            sites = [at for at, group in found.sites.group_of.items() if self._holds(found, group, split)]
-            if sites and self._complaint(found, sites[:1]):
-                reason = f"its channels are split at fixed numbers ({line})"
-                self._barred.update({groups[found.sites.group_of[site]].writers[0]: reason for site in sites})
-        return len(self._barred) > before
+        groups, whole = found.knife.grouping.groups, list(found.knife.whole)
+        narrow = list(whole)
+        for site, group in found.sites.group_of.items():
+            unit = groups[group].unit
+            narrow[group] = Kept(found.space.sites[site].least // unit, unit, unit)
+        kept, barred = list(narrow), False
+        while (broken := self._broken(found, kept)) is not None:
+            check(self._deadline)
+            entering = [group for group in sorted(self._entering(found, broken[0])) if kept[group] != whole[group]]
+            alone = {group: [*whole[:group], narrow[group], *whole[group + 1 :]] for group in entering}
+            guilty = {group: why for group in entering if (why := self._broken(found, alone[group])) is not None}
+            if not guilty:
+                return barred
+            for group, (_, error) in guilty.items():
+                kept[group] = whole[group]
+                self._barred[groups[group].writers[0]] = f"cutting it breaks the network ({error})"
+            barred = True
+        return barred
 
-    def _holds(self, found: Anatomy, group: int, labels: Indices) -> bool:
-        """Whether any of the labels is a channel of the group."""
-        return any(
-            np.isin(labels, self._channels.labels[self._channels.axes[key].start + lane.tables[group].addresses]).any()
+    def _broken(self, found: Anatomy, kept: Sequence[Kept]) -> tuple[int, str] | None:
+        return break_of(found.knife.graft(self._model, Cuts(kept), Factors(self._model)), self._image)
+
+    def _entering(self, found: Anatomy, number: int) -> set[int]:
+        """The groups whose channels are read in the module that takes a step of the uncut network, or inside it."""
+        flow = self._flows[-1]
+        module = flow.steps[min(number, len(flow.steps) - 1)].module
+        steps = (step for step in flow.steps if step.module == module or step.module.startswith(f"{module}."))
+        read = {value for step in steps for value in step.reads}
+        labels = [flow.values[value].labels for value in read]
+        return {group for each in labels if each is not None for group in self._groups_of(found, each)}
+
+    def _groups_of(self, found: Anatomy, labels: Tensor) -> set[int]:
+        channels = torch.unique(labels).numpy()
+        wanted = self._channels.labels[channels[channels > 0] - 1]
+        return {
+            group
             for key, lane in found.knife.grouping.lanes.items()
-            if group in lane.tables
-        )
+            for group, table in lane.tables.items()
+            if np.isin(self._channels.labels[self._channels.axes[key].start + table.addresses[0]], wanted).any()
+        }
 
     def _bar_failing(self, found: Anatomy, at: Sequence[int]) -> None:
         """Bars the sites among `at` that do not stand the test, found by halving."""
