@@ -5,8 +5,6 @@ which channel each of its elements belongs to.
 An operation that moves numbers moves these labels alike; one that works element by element says that the channels it
 meets are the same; a layer of `search.surgery.layers` ends the channels it reads and begins new ones. What is not
 understood freezes the channels that go in: partly understood networks are cut where they are understood.
-
-Labels are whole numbers: 0 for what is no channel (constants, the image), else the address of a channel plus one.
 """
 
 from __future__ import annotations
@@ -28,80 +26,24 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from search.errors import Unsupported
+from search.surgery.labels import (
+    FLAT,
+    FRESH,
+    MOVES,
+    REDUCTIONS,
+    RESHAPES,
+    SAME,
+    Mark,
+    changes,
+    compact,
+    is_pointwise,
+    once,
+    with_rank,
+)
 from search.surgery.layers import Layer, Side, layer_of, multiplications
 
 Indices = NDArray[np.int64]
 
-_SAME = frozenset(
-    ["_log_softmax", "_softmax", "_to_copy", "alias", "as_strided", "clone", "contiguous", "detach", "lift_fresh"]
-)
-"""One tensor in, one of the same shape out; what happens along channels does not depend on their order."""
-_POINTWISE = frozenset(
-    ["_prelu_kernel", "copy", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "softplus"]
-)
-"""Operations element by element that torch does not tag so."""
-_FRESH = ("empty", "full", "new_", "ones", "rand", "zeros")
-_MOVES = frozenset(
-    [
-        "_reshape_alias",
-        "_unsafe_view",
-        "cat",
-        "constant_pad_nd",
-        "expand",
-        "flip",
-        "permute",
-        "repeat",
-        "roll",
-        "select",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "squeeze",
-        "stack",
-        "t",
-        "transpose",
-        "unbind",
-        "unsqueeze",
-        "view",
-    ]
-)
-_RESHAPES = frozenset({"_reshape_alias", "_unsafe_view", "view"})
-_FLAT = frozenset(
-    [
-        "_adaptive_avg_pool2d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "avg_pool2d",
-        "max_pool2d",
-        "max_pool2d_with_indices",
-        "reflection_pad2d",
-        "replication_pad2d",
-        "upsample_bicubic2d",
-        "upsample_bilinear2d",
-        "upsample_nearest2d",
-        "_upsample_bicubic2d_aa",
-        "_upsample_bilinear2d_aa",
-        "_upsample_nearest_exact2d",
-    ]
-)
-"""Every channel of the output follows from that channel of the input; the last two dimensions are the picture."""
-_REDUCTIONS = frozenset(
-    [
-        "amax",
-        "amin",
-        "linalg_vector_norm",
-        "logsumexp",
-        "max",
-        "mean",
-        "min",
-        "norm",
-        "prod",
-        "std",
-        "sum",
-        "var",
-        "var_mean",
-    ]
-)
 _LARGEST_PARAMETER = 1 << 16
 """Elements of a parameter used outside of layers that are looked at one by one."""
 
@@ -118,18 +60,6 @@ class Axis:
     @property
     def addresses(self) -> slice:
         return slice(self.start, self.start + self.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """
-    The labels of a tensor's elements, of its shape. Along dimensions where they do not change they have stride 0.
-
-    In `lanes` labels that must be kept or cut together are equal, so that it changes along one dimension at most.
-    """
-
-    labels: Tensor
-    lanes: Tensor
 
 
 @dataclass(slots=True)
@@ -318,7 +248,7 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
             value.labels = mark.labels
 
     def _freeze(self, labels: Tensor, reason: str) -> None:
-        found: Indices = torch.unique(_small(labels)).numpy()
+        found: Indices = torch.unique(once(labels)).numpy()
         found = found[found > 0] - 1
         if len(found):
             self.flow.reasons.append((found, reason))
@@ -336,19 +266,19 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
         plain = name.rstrip("_") if name.endswith("_") else name
         if plain == "copy":
             self._set(outputs[0], self._matched(inputs[1:], outputs[0]))
-        elif plain in _SAME and inputs[0].shape == outputs[0].shape:
+        elif plain in SAME and inputs[0].shape == outputs[0].shape:
             self._set(outputs[0], self._mark(inputs[0]))
-        elif plain in _MOVES:
+        elif plain in MOVES:
             self._move(func, plain, args, kwargs, outputs)
         elif plain == "native_channel_shuffle":
             self._shuffle(inputs[0], args[1], outputs[0])
-        elif plain in _FLAT:
+        elif plain in FLAT:
             self._flat(inputs[0], outputs[0], name)
-        elif plain in _REDUCTIONS:
+        elif plain in REDUCTIONS:
             self._reduce(func, args, kwargs, outputs)
-        elif _is_pointwise(func, plain):
+        elif is_pointwise(func, plain):
             self._set(outputs[0], self._matched(inputs, outputs[0]))
-        elif not name.startswith(_FRESH):
+        elif not name.startswith(FRESH):
             for tensor in inputs:
                 if tensor in self._marks:
                     self._freeze(self._marks[tensor].labels, f"it goes through `{name}`, which is not understood")
@@ -360,18 +290,18 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
             if tensor.dim():
                 shape = (1,) * (output.dim() - tensor.dim()) + tuple(tensor.shape)
                 mark = self._mark(tensor)
-                result = self._met(result, Mark(_as(mark.labels, shape), _as(mark.lanes, shape)))
+                result = self._met(result, Mark(with_rank(mark.labels, shape), with_rank(mark.lanes, shape)))
         return Mark(result.labels.expand(output.shape), result.lanes.expand(output.shape))
 
     def _met(self, one: Mark, other: Mark) -> Mark:
         """Two operands of one operation. Along a dimension of size 1 an operand is spread and says nothing."""
         shape = np.broadcast_shapes(one.labels.shape, other.labels.shape)
         for narrow, wide in ((one, other), (other, one)):
-            if any(narrow.labels.shape[dim] == 1 for dim in _changing(wide.lanes)):
+            if any(narrow.labels.shape[dim] == 1 for dim in changes(wide.lanes)):
                 self._freeze(narrow.labels, "it is spread over other channels")
                 return Mark(wide.labels.expand(shape), wide.lanes.expand(shape))
         ones, others = one.labels.expand(shape), other.labels.expand(shape)
-        small, smaller = _small(ones, others), _small(others, ones)
+        small, smaller = once(ones, others), once(others, ones)
         self._tie(self.flow.edges, small, smaller)
         lonely = (small > 0) != (smaller > 0)
         for labels in (small, smaller):
@@ -389,10 +319,10 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
         mark, rest = self._mark(args[0]), args[1:]
         if name == "constant_pad_nd":
             rest = (rest[0], 0)
-        if name in _RESHAPES:
+        if name in RESHAPES:
             shape = tuple(outputs[0].shape)
             return self._checked(outputs[0], mark.labels.reshape(shape), mark.lanes.reshape(shape))
-        changing = _changing(mark.lanes)
+        changing = changes(mark.lanes)
         if changing and not self._movable(name, rest, kwargs, mark, changing[0], outputs):
             self._freeze(mark.labels, "its channels are picked by fixed numbers")
         labels, lanes = func(mark.labels, *rest, **kwargs), func(mark.lanes, *rest, **kwargs)
@@ -413,7 +343,7 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
                 return False
             parts = torch.split(mark.labels, sizes.pop(), dim)
             for part in parts[1:]:
-                self._tie(self.flow.bonds, _small(parts[0], part), _small(part, parts[0]))
+                self._tie(self.flow.bonds, once(parts[0], part), once(part, parts[0]))
             return True
         if name in ("select", "slice", "unbind"):
             dim = (rest[0] if rest else kwargs.get("dim", 0)) % rank
@@ -425,12 +355,12 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
 
     def _checked(self, output: Tensor, labels: Tensor, lanes: Tensor) -> None:
         """Where channels are laid out along several dimensions, all but the last of these are kept whole."""
-        lanes = _compact(lanes)
-        for dim in _changing(lanes)[:-1]:
+        lanes = compact(lanes)
+        for dim in changes(lanes)[:-1]:
             first = labels.narrow(dim, 0, 1).expand(labels.shape)
-            self._tie(self.flow.bonds, _small(first, labels), _small(labels, first))
+            self._tie(self.flow.bonds, once(first, labels), once(labels, first))
             lanes = lanes.narrow(dim, 0, 1).expand(lanes.shape)
-        self._set(output, Mark(_compact(labels), lanes))
+        self._set(output, Mark(compact(labels), lanes))
 
     def _shuffle(self, tensor: Tensor, groups: int, output: Tensor) -> None:
         mark, (n, c, *picture) = self._mark(tensor), tensor.shape
@@ -443,7 +373,7 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
 
     def _flat(self, tensor: Tensor, output: Tensor, name: str) -> None:
         mark = self._mark(tensor)
-        if any(dim >= tensor.dim() - 2 for dim in _changing(mark.labels)):
+        if any(dim >= tensor.dim() - 2 for dim in changes(mark.labels)):
             return self._freeze(mark.labels, f"its channels lie across the picture in `{name}`")
         shape = output.shape
         labels, lanes = (one[..., :1, :1].expand(shape) for one in (mark.labels, mark.lanes))
@@ -459,7 +389,7 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
         dims = sorted({dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}, reverse=True)
         labels, lanes = mark.labels, mark.lanes
         for dim in dims:
-            gone = dim in _changing(labels)
+            gone = dim in changes(labels)
             labels, lanes = (
                 (torch.zeros_like(one.narrow(dim, 0, 1)) if gone else one.narrow(dim, 0, 1)) for one in (labels, lanes)
             )
@@ -491,13 +421,14 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
 
     def _read(self, mark: Mark, axis: Axis, dim: int | None) -> None:
         """A layer reads the channels along `dim`; along the one where there are any when it is None."""
-        changing = _changing(mark.lanes)
+        changing = changes(mark.lanes)
         if dim is None:
             dim = changing[0] if changing else 1
         if changing not in ([], [dim]):
             return self._freeze(mark.labels, f"{axis.layer} reads it along another dimension than its channels")
         labels = mark.labels[tuple(slice(None) if at == dim else slice(1) for at in range(mark.labels.dim()))]
-        self._tie(self.flow.edges, *(_small(*pair) for pair in _pair(labels.expand(mark.labels.shape), mark.labels)))
+        first = labels.expand(mark.labels.shape)
+        self._tie(self.flow.edges, once(first, mark.labels), once(mark.labels, first))
         labels = labels.flatten()
         if labels.numel() != axis.size:
             return self._freeze(mark.labels, f"how it is read by {axis.layer} is not understood")
@@ -510,46 +441,3 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _pair(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return (one, other), (other, one)
-
-
-def _is_pointwise(func: Any, plain: str) -> bool:
-    return torch.Tag.pointwise in func.tags or plain in _POINTWISE
-
-
-def _as(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """With further dimensions of size 1 in front."""
-    return labels[(None,) * (len(shape) - labels.dim())]
-
-
-def _changing(labels: Tensor) -> list[int]:
-    """The dimensions along which labels change."""
-    return [
-        dim
-        for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True))
-        if size > 1 and stride and not _constant(labels, dim)
-    ]
-
-
-def _constant(labels: Tensor, dim: int) -> bool:
-    small = _small(labels)
-    return bool((small == small.narrow(dim, 0, 1)).all())
-
-
-def _compact(labels: Tensor) -> Tensor:
-    """The same labels, with stride 0 along every dimension where they do not change."""
-    for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)):
-        if size > 1 and stride and _constant(labels, dim):
-            labels = labels.narrow(dim, 0, 1).expand(labels.shape)
-    return labels
-
-
-def _small(labels: Tensor, *others: Tensor) -> Tensor:
-    """`labels` once along every dimension where neither they nor `others` of the same shape change."""
-    for dim in range(labels.dim()):
-        if labels.shape[dim] > 1 and not any(one.stride(dim) for one in (labels, *others)):
-            labels = labels.narrow(dim, 0, 1)
-    return labels

