@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from search.costs.measure import count
 from search.errors import Unsupported
@@ -18,19 +16,18 @@ from search.spec import SpaceSpec
 from search.surgery.anatomy import Anatomy, Finding, Status, Survey
 from search.surgery.blocks import removable_blocks
 from search.surgery.channels import channels_of
-from search.surgery.flow import Flow, Indices, break_of, check, flow_of
-from search.surgery.groups import Grouping, Kept, Order, grouping
-from search.surgery.knife import Cuts, Knife
+from search.surgery.checks import Checks, agree, outputs_of
+from search.surgery.flow import Flow, check, flow_of
+from search.surgery.groups import Grouping, Kept, grouping
+from search.surgery.knife import Knife
 from search.surgery.memory import Memory
-from search.surgery.operators import Factors, Resized
+from search.surgery.operators import Resized
 from search.surgery.rules import Rules
 from search.surgery.sites import RESOLUTION, Finder, Sites
 from search.surgery.terms import Counting, is_plain
 
 _TIME_LIMIT = 60.0
 """Seconds of computing, not of waiting for a busy machine, after which a survey is given up."""
-_TOLERANCE = 1e-3
-"""Largest deviation of outputs, relative to the largest, at which two forms of one random network are the same."""
 _EXACTNESS = 1e-4
 """The same, for the teacher itself."""
 _ROUNDS = 4
@@ -51,11 +48,11 @@ def survey(model: nn.Module, example: Tensor, options: SpaceSpec | None = None) 
     deadline = time.thread_time() + _TIME_LIMIT
     image = example.detach()[:1].to(device="cpu", dtype=torch.float32, copy=True)
     teacher = _copied(model)
-    outputs = _outputs(teacher, image)
+    outputs = outputs_of(teacher, image)
     anatomy = _Surveyor(_skeleton(teacher), image, options or SpaceSpec(), deadline).anatomy()
     anatomy.knife.reorder(teacher, anatomy.knife.orders(teacher))
     for changed in (teacher, anatomy.copy(teacher)):
-        if not _agree(_outputs(changed, image), outputs, _EXACTNESS):
+        if not agree(outputs_of(changed, image), outputs, _EXACTNESS):
             raise Unsupported(
                 "sorting the network's channels changed its answers: its numbers are too large for float32"
             )
@@ -68,29 +65,6 @@ def _copied(model: nn.Module) -> nn.Module:
     except Exception as error:
         raise Unsupported(f"the network cannot be copied ({type(error).__name__}: {error})") from error
     return copied.requires_grad_(True)
-
-
-def _outputs(model: nn.Module, image: Tensor) -> list[Tensor]:
-    try:
-        with torch.no_grad():
-            answer = model(image.clone())
-    except Exception as error:
-        shape = "x".join(map(str, image.shape[1:]))
-        raise Unsupported(f"the network does not run on a {shape} image ({type(error).__name__}: {error})") from error
-    outputs = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    if not outputs:
-        raise Unsupported("the network must answer a batch of images with tensors, such as logits [n, classes]")
-    if not all(bool(torch.isfinite(output).all()) for output in outputs):
-        raise Unsupported("the network's answers are not finite; train it again or give other weights")
-    return outputs
-
-
-def _agree(outputs: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
-    return len(outputs) == len(others) and all(
-        output.shape == other.shape
-        and bool((output - other).abs().max() <= tolerance * other.abs().max().clamp_min(1e-6))
-        for output, other in zip(outputs, others, strict=True)
-    )
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
@@ -119,11 +93,12 @@ class _Surveyor:
         self._model, self._options, self._deadline = model, options, deadline
         self._rules = Rules(options)
         self._image = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
-        self._outputs = _outputs(model, self._image)
+        outputs = outputs_of(model, self._image)
         self._cost = count(model, self._image)
         self._barred: dict[str, str] = {}
         self._flows = self._watched()
         self._channels = channels_of(self._flows[-1])
+        self._checks = Checks(model, self._image, outputs, self._flows[-1], self._channels)
         self._modules = dict(model.named_modules())
         self._finder = Finder(self._modules, list(self._channels.layers), self._rules, image.shape[-1])
         self._residual = removable_blocks(model, self._image)
@@ -135,7 +110,7 @@ class _Surveyor:
         self._rules.check(self._modules)
         for _ in range(_ROUNDS):
             sites = list(range(len(found.space.sites)))
-            if not sites or not self._complaint(found, sites):
+            if not sites or not self._checks.complaint(found, sites):
                 break
             if not self._bar_where_it_breaks(found):
                 self._bar_failing(found, sites)
@@ -247,11 +222,13 @@ class _Surveyor:
             unit = groups[group].unit
             narrow[group] = Kept(found.space.sites[site].least // unit, unit, unit)
         kept, barred = list(narrow), False
-        while (broken := self._broken(found, kept)) is not None:
+        while (broken := self._checks.broken(found, kept)) is not None:
             check(self._deadline)
-            entering = [group for group in sorted(self._entering(found, broken[0])) if kept[group] != whole[group]]
+            entering = [
+                group for group in sorted(self._checks.entering(found, broken[0])) if kept[group] != whole[group]
+            ]
             alone = {group: [*whole[:group], narrow[group], *whole[group + 1 :]] for group in entering}
-            guilty = {group: why for group in entering if (why := self._broken(found, alone[group])) is not None}
+            guilty = {group: why for group in entering if (why := self._checks.broken(found, alone[group])) is not None}
             if not guilty:
                 return barred
             for group, (_, error) in guilty.items():
@@ -260,32 +237,10 @@ class _Surveyor:
             barred = True
         return barred
 
-    def _broken(self, found: Anatomy, kept: Sequence[Kept]) -> tuple[int, str] | None:
-        return break_of(found.knife.graft(self._model, Cuts(kept), Factors(self._model)), self._image)
-
-    def _entering(self, found: Anatomy, number: int) -> set[int]:
-        """The groups whose channels are read in the module that takes a step of the uncut network, or inside it."""
-        flow = self._flows[-1]
-        module = flow.steps[min(number, len(flow.steps) - 1)].module
-        steps = (step for step in flow.steps if step.module == module or step.module.startswith(f"{module}."))
-        read = {value for step in steps for value in step.reads}
-        labels = [flow.values[value].labels for value in read]
-        return {group for each in labels if each is not None for group in self._groups_of(found, each)}
-
-    def _groups_of(self, found: Anatomy, labels: Tensor) -> set[int]:
-        channels = torch.unique(labels).numpy()
-        wanted = self._channels.labels[channels[channels > 0] - 1]
-        return {
-            group
-            for key, lane in found.knife.grouping.lanes.items()
-            for group, table in lane.tables.items()
-            if np.isin(self._channels.labels[self._channels.axes[key].start + table.addresses[0]], wanted).any()
-        }
-
     def _bar_failing(self, found: Anatomy, at: Sequence[int]) -> None:
         """Bars the sites among `at` that do not stand the test, found by halving."""
         check(self._deadline)
-        complaint = self._complaint(found, at)
+        complaint = self._checks.complaint(found, at)
         if not complaint:
             return
         if len(at) > 1:
@@ -301,110 +256,6 @@ class _Surveyor:
             self._barred[site.block] = complaint
         else:
             self._barred[site.name if group is None else found.knife.grouping.groups[group].writers[0]] = complaint
-
-    def _complaint(self, found: Anatomy, at: Collection[int]) -> str:
-        """What is wrong with changing the sites `at`, all others left as they are; empty when nothing is."""
-        trials: tuple[Callable[[Anatomy, Collection[int]], str], ...] = (
-            self._misordered,
-            self._miscounted,
-            self._misplaced,
-        )
-        try:
-            return next((complaint for trial in trials if (complaint := trial(found, at))), "")
-        except Unsupported as error:
-            return f"cutting it breaks the network ({error.message[:200]})"
-        except Exception as error:  # whatever a network does when it is cut wrongly
-            return f"cutting it breaks the network ({type(error).__name__}: {str(error)[:200]})"
-
-    def _misordered(self, found: Anatomy, at: Collection[int]) -> str:
-        rng = np.random.default_rng(0)
-        orders = [Order(np.arange(group.units), {}) for group in found.knife.grouping.groups]
-        for site, group in found.sites.group_of.items():
-            if site in at:
-                orders[group] = Order(rng.permutation(orders[group].units), {})
-        for site, group in found.sites.inner_of.items():
-            if site in at:
-                units = found.knife.grouping.groups[group].units
-                strands = {
-                    table.strand: np.stack([rng.permutation(table.width) for _ in range(units)])
-                    for lane in found.knife.grouping.lanes.values()
-                    for other, table in lane.tables.items()
-                    if other == group
-                }
-                orders[group] = Order(orders[group].units, strands)
-        reordered = found.copy(self._model)
-        found.knife.reorder(reordered, orders)
-        if _agree(_outputs(reordered, self._image), self._outputs, _TOLERANCE):
-            return ""
-        return "its channels are coupled in a way that is not understood: reordering them changes the answers"
-
-    def _miscounted(self, found: Anatomy, at: Collection[int]) -> str:
-        rng = np.random.default_rng(0)
-        sites, factors = found.space.sites, Factors(self._model)
-        for draw in ("narrow", "least", "mixed"):
-            choices = {site.name: site.full for site in sites}
-            for index in at:
-                site = sites[index]
-                if draw == "mixed":
-                    choices[site.name] = int(rng.choice(site.choices))
-                elif draw == "least" or site.kind != "removal":
-                    choices[site.name] = site.least
-            candidate = found.space.candidate(choices)
-            counted = count(found.graft(self._model, candidate, factors), self._image)
-            computed = found.polynomials(found.space.array([candidate]))
-            wrong = [metric for metric, value in counted.items() if value != int(computed[metric][0])]
-            if wrong:
-                return f"the {wrong[0]} of the network that is left are not understood"
-        return ""
-
-    def _misplaced(self, found: Anatomy, at: Collection[int]) -> str:
-        """
-        Where channels are laid out anew, sizes may fit and yet a channel come to lie where another is meant: cutting
-        must do what silencing the cut channels in the whole network does.
-        """
-        bound = set(self._channels.labels[np.concatenate(self._bound())].tolist()) if self._flows[-1].bonds else set()
-        choices = {site.name: site.full for site in found.space.sites}
-        silenced = found.copy(self._model)
-        touched = False
-        for index in at:
-            group = found.sites.group_of.get(index)
-            if group is None:
-                continue
-            readers = []
-            for (layer, side), lane in found.knife.grouping.lanes.items():
-                if group in lane.tables and side == "in" and self._channels.layers[layer].mixes:
-                    readers.append((layer, lane.tables[group]))
-            axes = {layer: self._channels.axes[layer, "in"] for layer, _ in readers}
-            labels = {
-                label
-                for layer, table in readers
-                for label in self._channels.labels[axes[layer].start + table.addresses].ravel().tolist()
-            }
-            mixes = any(
-                isinstance(self._modules.get(layer), (nn.LayerNorm, nn.GroupNorm))
-                for layer in self._layers(found, group)
-            )
-            if not bound & labels or mixes:
-                continue
-            touched = True
-            site = found.space.sites[index]
-            choices[site.name] = site.least
-            unit = found.knife.grouping.groups[group].unit
-            for layer, table in readers:
-                weight = silenced.get_parameter(f"{layer}.weight")
-                weight.data[:, torch.from_numpy(table.addresses[site.least // unit :].ravel())] = 0
-        if not touched:
-            return ""
-        student = found.graft(self._model, found.space.candidate(choices), Factors(self._model))
-        if _agree(_outputs(student, self._image), _outputs(silenced, self._image), _TOLERANCE):
-            return ""
-        return "its channels are laid out in a way that is not understood"
-
-    def _bound(self) -> list[Indices]:
-        return [addresses for bond in self._flows[-1].bonds for addresses in bond]
-
-    def _layers(self, found: Anatomy, group: int) -> Sequence[str]:
-        return found.knife.grouping.groups[group].layers
 
 
 def _line_of(kind: type[nn.Module]) -> str:
