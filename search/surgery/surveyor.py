@@ -20,6 +20,7 @@ from search.surgery.checks import Checks, agree, outputs_of
 from search.surgery.flow import Flow, check, flow_of
 from search.surgery.groups import Grouping, Kept, grouping
 from search.surgery.knife import Knife
+from search.surgery.layers import layer_of
 from search.surgery.memory import Memory
 from search.surgery.operators import Resized
 from search.surgery.rules import Rules
@@ -187,8 +188,11 @@ class _Surveyor:
             if layer is None or layer.weighs is None:
                 own = [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
                 if layer is None and not self._channels.layers.keys() >= set(own):
-                    reason = f"{type(module).__name__} is not understood, or not used in evaluation"
-                    findings.append(self._finding(name, "unsupported", None, reason))
+                    kind = type(module).__name__
+                    reason = (
+                        f"{kind} is not understood" if layer_of(module) is None else "it is never called as a layer"
+                    )
+                    findings.append(self._finding(name, _status(reason), None, reason))
                 continue
             lane = found.lanes.get((name, "out"))
             if lane is not None:
