@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search.costs.measure import count
-from search.errors import Unsupported
+from search.errors import FieldError, InvalidSpec, Unsupported
 from search.spec import SpaceSpec
 from search.surgery.anatomy import Anatomy, Finding, Status, Survey
 from search.surgery.blocks import removable_blocks
@@ -44,7 +44,7 @@ def survey(model: nn.Module, example: Tensor, options: SpaceSpec | None = None) 
 
     Raises:
         Unsupported: the network cannot be copied or run on the example, or nothing in it can be changed.
-        InvalidSpec: a pattern of `options` fits nothing in this network.
+        InvalidSpec: a pattern of `options` fits nothing in this network, or a resolution is not below the example's.
     """
     deadline = time.thread_time() + _TIME_LIMIT
     image = example.detach()[:1].to(device="cpu", dtype=torch.float32, copy=True)
@@ -93,6 +93,7 @@ class _Surveyor:
     def __init__(self, model: nn.Module, image: Tensor, options: SpaceSpec, deadline: float) -> None:
         self._model, self._options, self._deadline = model, options, deadline
         self._rules = Rules(options)
+        _check_sizes(options, image.shape[-1])
         self._image = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
         outputs = outputs_of(model, self._image)
         self._cost = count(model, self._image)
@@ -130,8 +131,6 @@ class _Surveyor:
         own = flow_of(self._model, self._image, deadline=self._deadline)
         flows = []
         for size in self._options.resolutions:
-            if size >= self._image.shape[-1]:
-                continue
             resized = Resized(nn.Identity(), size)(self._image)
             try:
                 flow = flow_of(self._model, resized, deadline=self._deadline)
@@ -178,7 +177,7 @@ class _Surveyor:
 
     def _report(self, found: Grouping, sites: Sites) -> tuple[Finding, ...]:
         names = {group: sites.space.sites[site].name for site, group in sites.group_of.items()}
-        findings = []
+        findings = self._input(sites)
         for name, module in self._model.named_modules():
             if name in self._blocks:
                 reason = self._barred.get(name, "")
@@ -205,6 +204,15 @@ class _Surveyor:
                 reason = found.frozen.get(name, "its inputs are frozen")
                 findings.append(self._finding(name, _status(reason), None, reason))
         return tuple(findings)
+
+    def _input(self, sites: Sites) -> list[Finding]:
+        """What became of the resolutions that were asked for."""
+        if not self._options.resolutions:
+            return []
+        if sites.resolution is not None:
+            return [Finding("input", "searchable", RESOLUTION)]
+        reason = self._barred.get(RESOLUTION, "the space leaves it out")
+        return [Finding("input", _status(reason), None, reason)]
 
     def _finding(self, name: str, status: Status, site: str | None, reason: str = "") -> Finding:
         """With the line of the innermost module above, not torch's own, in whose forward the module is used."""
@@ -260,6 +268,20 @@ class _Surveyor:
             self._barred[site.block] = complaint
         else:
             self._barred[site.name if group is None else found.knife.grouping.groups[group].writers[0]] = complaint
+
+
+def _check_sizes(options: SpaceSpec, size: int) -> None:
+    mistakes = [
+        FieldError(
+            f"/space/resolutions/{at}",
+            "INVALID_VALUE",
+            f"must be below the {size} pixels of the dataset's images, which are always among the choices",
+        )
+        for at, resolution in enumerate(options.resolutions)
+        if resolution >= size
+    ]
+    if mistakes:
+        raise InvalidSpec(mistakes)
 
 
 def _line_of(kind: type[nn.Module]) -> str:

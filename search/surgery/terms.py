@@ -78,7 +78,6 @@ class Counting:
 
     def _of_layer(self, name: str) -> Terms:
         """positions x kernel x outputs x inputs of one group, and the same for the operators that can stand for it."""
-        layer = self._channels.layers[name]
         outputs, inputs = self._left(name, "out"), self._inputs(name)
         positions = [flow.positions[name] for flow in self._flows]
         kernel: Terms = (Term(1),)
@@ -86,15 +85,18 @@ class Counting:
             area = self._area(name)
             positions = [position // area for position in positions]
             kernel = self._kernel(name)
-        dense = product(kernel, outputs, inputs)
-        if layer.bundle is None and name in self._operator_of:
-            rank, separable = self._rank(name), self._chooses(name, SEPARABLE)
-            dense = total(
-                product(self._chooses(name, DENSE), dense),
-                product(rank, total(product(kernel, inputs), outputs)),
-                product(separable, inputs, total(kernel, outputs)),
-            )
-        return product(self._by_size(positions), dense, self._flag(name))
+        weights = product(kernel, outputs, inputs)
+        if name in self._operator_of:
+            weights = self._operated(name, kernel, outputs, inputs)
+        return product(self._by_size(positions), weights, self._flag(name))
+
+    def _operated(self, name: str, kernel: Terms, outputs: Terms, inputs: Terms) -> Terms:
+        """The weights of a convolution, or of the two that stand for it, whichever its operator is."""
+        return total(
+            product(self._chooses(name, DENSE), kernel, outputs, inputs),
+            product(self._rank(name), total(product(kernel, inputs), outputs)),
+            product(self._chooses(name, SEPARABLE), inputs, total(kernel, outputs)),
+        )
 
     def _inputs(self, name: str) -> Terms:
         """Inputs of one output: those of its group, where there are groups."""
@@ -114,14 +116,7 @@ class Counting:
         layer, _, part = name.rpartition(".")
         if layer in self._operator_of and part == "weight":
             kernel, outputs, inputs = self._kernel(layer), self._left(layer, "out"), self._left(layer, "in")
-            return product(
-                self._flag(name),
-                total(
-                    product(self._chooses(layer, DENSE), kernel, outputs, inputs),
-                    product(self._rank(layer), total(product(kernel, inputs), outputs)),
-                    product(self._chooses(layer, SEPARABLE), inputs, total(kernel, outputs)),
-                ),
-            )
+            return product(self._operated(layer, kernel, outputs, inputs), self._flag(name))
         lanes = dict(self._knife.lanes_of.get(name, ()))
         sizes: list[Terms] = [self._of_lane(lanes.get(dim), size) for dim, size in enumerate(tensor.shape)]
         if part == "weight" and self._bundle(layer):

@@ -222,6 +222,24 @@ def test_students_of_every_kind_can_be_taken_home(draw: int, tmp_path: Any) -> N
     assert torch.allclose(answers(read_bundle(tmp_path).student), answers(student), atol=1e-5)
 
 
+class Flattening(nn.Module):
+    """Its classifier knows how many pixels come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 16 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).flatten(1))
+
+
+def test_a_network_of_one_size_keeps_it_and_says_why() -> None:
+    found = survey(Flattening().eval(), IMAGE, SpaceSpec(divisor=2, resolutions=(8,)))
+    assert {site.kind for site in found.space.sites} == {"width"}
+    (finding,) = (finding for finding in found.report if finding.module == "input")
+    assert "does not run on 8 x 8 pixels" in finding.reason
+
+
 def sites(**settings: Any) -> dict[str, tuple[int, ...]]:
     found = survey(Mixed().eval(), IMAGE, read_part(SpaceSpec, {"divisor": 2, **settings}))
     return {name: site.choices for name, site in found.space.by_name.items()}
@@ -270,9 +288,10 @@ def test_costs_are_exact_where_no_student_is_as_wide_as_the_teacher() -> None:
         ({"include": ["layer9.*"]}, "/space/include/0", "fits no block, layer or site"),
         ({"exclude": ["stem", "bloc"]}, "/space/exclude/1", 'did you mean "block"'),
         ({"blocks": [{"match": "hed"}]}, "/space/blocks/0/match", 'did you mean "head"'),
+        ({"resolutions": [8, 16]}, "/space/resolutions/1", "below the 16 pixels"),
     ],
 )
-def test_a_pattern_that_fits_nothing_is_told(settings: dict[str, Any], pointer: str, words: str) -> None:
+def test_what_does_not_fit_the_network_is_told(settings: dict[str, Any], pointer: str, words: str) -> None:
     with pytest.raises(InvalidSpec) as told:
         survey(Mixed().eval(), IMAGE, read_part(SpaceSpec, settings))
     (error,) = told.value.errors
