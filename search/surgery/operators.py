@@ -28,8 +28,12 @@ RANKS = (2, 4)
 
 
 def rank_of(choice: int, channels: int) -> int:
-    """The rank that an operator's choice means for a convolution that writes `channels`; 0 when it means none."""
-    return max(1, channels * choice // DENSE) if choice in RANKS else 0
+    """
+    The rank that an operator's choice means for a convolution that writes `channels`; 0 when it means none.
+
+    Of however few channels, two choices are two ranks, so that one network has one spelling.
+    """
+    return max(choice // 2, channels * choice // DENSE) if choice in RANKS else 0
 
 
 def is_replaceable(module: nn.Module) -> bool:
@@ -37,6 +41,7 @@ def is_replaceable(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
         and module.groups == 1
+        and module.out_channels >= RANKS[-1]
         and module.kernel_size[0] * module.kernel_size[1] > 1
         and module.padding_mode == "zeros"
     )

@@ -22,7 +22,7 @@ from search.projection import Projector
 from search.space import Candidate
 from search.spec import SpaceSpec
 from search.surgery import Survey, survey
-from search.surgery.operators import DENSE, SEPARABLE
+from search.surgery.operators import DENSE, RANKS, SEPARABLE, rank_of
 from search.teachers.small import SmallResNet
 
 pytestmark = pytest.mark.timeout(120)  # the first count in a process imports torch's compiler
@@ -135,6 +135,14 @@ def test_low_rank_is_the_best_of_its_rank() -> None:
     error = (second.flatten(1) @ first.flatten(1) - whole).square().sum().sqrt()
     left_out = torch.linalg.svdvals(whole)[8:].square().sum().sqrt()
     assert float(error) == pytest.approx(float(left_out), rel=1e-4)
+
+
+def test_every_rank_is_another_network_however_few_channels_are_left() -> None:
+    for channels in range(1, 100):
+        ranks = [rank_of(choice, channels) for choice in RANKS]
+        assert ranks == sorted(set(ranks))
+        assert ranks[0] >= 1
+    assert [rank_of(choice, 64) for choice in (SEPARABLE, *RANKS, DENSE)] == [0, 16, 32, 0]
 
 
 def test_separable_is_the_best_single_filter_of_every_input() -> None:
