@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import beta
+from torch import nn
 
 from search.budget import Budget
 from search.estimate import NOTHING, Pace, compute_hours, middle, pace, phases
@@ -62,7 +64,7 @@ def plan(
     bounds, draws = Planner(costs.polynomials).bounds(), drawn(costs, _DRAWN)
     students = [Projector(costs, budget).project(space.full()) for budget in checked.levels]
     return {
-        "teacher": {"name": spec.teacher.name, "cost": _cost(costs, space.full())},
+        "teacher": {"name": spec.teacher.name, "cost": {**_cost(costs, space.full()), **checked.found.cost}},
         "dataset": {
             "name": spec.dataset.name,
             "classes": len(info.classes),
@@ -153,13 +155,13 @@ def _estimate(
     gpus = resources.gpus_per_trial > 0
     device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
 
-    def timed(candidate: Candidate, schedule: Schedule) -> Pace:
-        macs = _cost(found, candidate)["macs"]
+    def timed(model: nn.Module, macs: int, schedule: Schedule) -> Pace:
         threads = resources.cpus_per_trial
-        return pace(found.graft(candidate), macs, info, distiller, schedule, threads=threads, device=device)
+        return pace(model, macs, info, distiller, schedule, threads=threads, device=device)
 
-    teacher = timed(found.space.full(), spec.teacher.training)
-    student = middle([timed(candidate, spec.search.training) for candidate in {students[0], students[-1]}])
+    teacher = timed(copy.deepcopy(found.teacher), found.cost["macs"], spec.teacher.training)
+    ends = {students[0], students[-1]}
+    student = middle([timed(found.graft(one), _cost(found, one)["macs"], spec.search.training) for one in ends])
     expected = phases(spec, rungs, sizes, len(students), teacher, student, survey_seconds=checked.seconds)
     unit, cost = compute_hours(spec, expected)
     threads = min(resources.cpus_per_trial, os.cpu_count() or 1)

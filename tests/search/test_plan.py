@@ -67,6 +67,14 @@ def test_a_plan_promises_every_level_with_a_student_that_keeps_it(recipe: MakeRe
 
 
 @pytest.mark.timeout(60)
+def test_shares_are_of_the_teacher_itself_where_no_student_may_be_as_wide(recipe: MakeRecipe) -> None:
+    plan = recipe(budget={"macs": "20%"}, space={"divisor": 2, "blocks": [{"match": "*", "max_keep": 0.5}]}).plan()
+    whole = plan["teacher"]["cost"]["macs"]
+    assert plan["largest"]["macs"] < whole / 2
+    assert plan["limits"]["macs"] == whole // 5
+
+
+@pytest.mark.timeout(60)
 def test_a_budget_is_refused_with_the_exact_minimum_and_just_above_it_accepted_though_no_draw_finds_it(
     recipe: MakeRecipe,
 ) -> None:
