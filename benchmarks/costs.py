@@ -55,7 +55,7 @@ def main() -> None:
         found, ours = _timed(lambda m=model, x=example, o=options: survey(m, x, o))
         theirs = _traced(model, example)
         known[name] = found, example
-        graft = _graft_milliseconds(found)
+        graft = graft_milliseconds(found)
         print(f"| {name} | {size} | {len(found.space.sites)} | {ours} | {theirs} | {graft:.0f} |", flush=True)
     print()
     print("| network | px | costed/s | graft + our count/s | ratio | graft + torch-pruning's count/s | ratio |")
@@ -81,14 +81,15 @@ def _traced(model: nn.Module, example: Tensor) -> str:
     return f"{time.thread_time() - cpu:.1f} | {time.perf_counter() - wall:.1f}"
 
 
-def _samples(found: Survey, number: int) -> list[Candidate]:
+def samples(found: Survey, number: int) -> list[Candidate]:
     rng = np.random.default_rng(0)
     return [found.space.sample(rng) for _ in range(number)]
 
 
-def _graft_milliseconds(found: Survey) -> float:
+def graft_milliseconds(found: Survey) -> float:
+    """The median over some students of the CPU time that cutting takes."""
     times = []
-    for candidate in _samples(found, 11):
+    for candidate in samples(found, 11):
         began = time.thread_time()
         found.graft(candidate)
         times.append(time.thread_time() - began)
@@ -96,7 +97,7 @@ def _graft_milliseconds(found: Survey) -> float:
 
 
 def _rates(found: Survey, example: Tensor) -> str:
-    candidates = _samples(found, BUILT)
+    candidates = samples(found, BUILT)
     began = time.thread_time()
     counted = [count(found.graft(candidate), example) for candidate in candidates]
     ours = BUILT / (time.thread_time() - began)

@@ -34,9 +34,9 @@ from rich.progress import track
 from torch import Tensor, nn
 from torchvision import models
 
+from benchmarks.costs import graft_milliseconds, samples
 from search.costs.measure import count
 from search.errors import Unsupported
-from search.space import Candidate
 from search.spec import SpaceSpec
 from search.surgery import Survey, survey
 
@@ -88,7 +88,7 @@ def _row(name: str) -> list[str]:
             f"10^{math.log10(found.space.size):.0f}",
             f"{seconds:.1f}",
             f"{_costed_per_second(found):,.0f}",
-            f"{_graft_milliseconds(found):.0f}",
+            f"{graft_milliseconds(found):.0f}",
             _exact(model, found, image, 2),
         ]
         stays = _stays(model, found)
@@ -124,30 +124,16 @@ def _runs(model: nn.Module, size: int) -> bool:
         return False
 
 
-def _samples(found: Survey, number: int) -> list[Candidate]:
-    rng = np.random.default_rng(0)
-    return [found.space.sample(rng) for _ in range(number)]
-
-
 def _costed_per_second(found: Survey) -> float:
-    rows = np.resize(found.space.array(_samples(found, 20)), (COSTED, len(found.space.sites)))
+    rows = np.resize(found.space.array(samples(found, 20)), (COSTED, len(found.space.sites)))
     found.costs_of(rows[:20])  # the polynomials are put in order once
     began = time.thread_time()
     found.costs_of(rows)
     return COSTED / (time.thread_time() - began)
 
 
-def _graft_milliseconds(found: Survey) -> float:
-    times = []
-    for candidate in _samples(found, 5):
-        began = time.thread_time()
-        found.graft(candidate)
-        times.append(time.thread_time() - began)
-    return 1000 * float(np.median(times))
-
-
 def _exact(model: nn.Module, found: Survey, image: Tensor, number: int) -> str:
-    candidates = [found.space.least(), *_samples(found, number)]
+    candidates = [found.space.least(), *samples(found, number)]
     costs = found.costs(candidates)
     right = sum(
         count(found.graft(candidate), image) == {metric: int(values[at]) for metric, values in costs.items()}

@@ -78,7 +78,7 @@ class Anatomy:
         return Cuts(
             kept,
             removed,
-            chosen(self.sites.kernel_of, own) if own else {},
+            chosen(self.sites.kernel_of, own),
             chosen(self.sites.operator_of, dict.fromkeys(self.sites.operator_of, DENSE)),
             size,
         )

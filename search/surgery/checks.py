@@ -97,12 +97,13 @@ class Checks:
         Where channels are laid out anew, sizes may fit and yet a channel come to lie where another is meant: cutting
         must do what silencing the cut channels in the whole network does.
         """
+        groups = {index: group for index, group in found.sites.group_of.items() if index in at}
+        laid_out = {index: group for index, group in groups.items() if self._is_laid_out(found, group)}
+        if not laid_out:
+            return ""
         choices = {site.name: site.full for site in found.space.sites}
         silenced = found.copy(self.model)
-        for index in at:
-            group = found.sites.group_of.get(index)
-            if group is None or not self._is_laid_out(found, group):
-                continue
+        for index, group in laid_out.items():
             site = found.space.sites[index]
             choices[site.name] = site.least
             kept = site.least // found.knife.grouping.groups[group].unit
@@ -110,21 +111,18 @@ class Checks:
                 if group in lane.tables and side == "in" and self.channels.layers[layer].mixes:
                     weight = silenced.get_parameter(f"{layer}.weight")
                     weight.data[:, torch.from_numpy(lane.tables[group].addresses[kept:].ravel())] = 0
-        candidate = found.space.candidate(choices)
-        if candidate == found.space.full():
-            return ""
-        student = found.graft(self.model, candidate, Factors(self.model))
+        student = found.graft(self.model, found.space.candidate(choices), Factors(self.model))
         if agree(outputs_of(student, self.image), outputs_of(silenced, self.image), _TOLERANCE):
             return ""
         return "its channels are laid out in a way that is not understood"
 
     def _is_laid_out(self, found: Anatomy, group: int) -> bool:
         """Whether channels of the group are bound to others by their place, and no layer reads them all at once."""
+        if not self._bound & self._labels_of(found, group):
+            return False
         layers = found.knife.grouping.groups[group].layers
         modules = dict(self.model.named_modules())
-        if any(isinstance(modules.get(layer), (nn.LayerNorm, nn.GroupNorm)) for layer in layers):
-            return False
-        return bool(self._bound & self._labels_of(found, group))
+        return not any(isinstance(modules.get(layer), (nn.LayerNorm, nn.GroupNorm)) for layer in layers)
 
     @cached_property
     def _bound(self) -> set[int]:
@@ -141,6 +139,7 @@ class Checks:
         }
 
     def broken(self, found: Anatomy, kept: Sequence[Kept]) -> tuple[int, str] | None:
+        """Where, and at what, the network breaks when that much of every group is kept; see `flow.break_of`."""
         return break_of(found.knife.graft(self.model, Cuts(kept), Factors(self.model)), self.image)
 
     def entering(self, found: Anatomy, number: int) -> set[int]:
@@ -164,6 +163,7 @@ class Checks:
 
 
 def outputs_of(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """Every floating-point tensor that the network answers; raises `Unsupported` when it does not, or not finitely."""
     try:
         with torch.no_grad():
             answer = model(image.clone())
@@ -179,6 +179,7 @@ def outputs_of(model: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def agree(outputs: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether answers differ by no more than that share of the largest number of `others`."""
     return len(outputs) == len(others) and all(
         output.shape == other.shape
         and bool((output - other).abs().max() <= tolerance * other.abs().max().clamp_min(1e-6))

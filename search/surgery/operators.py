@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from search.surgery.flow import Indices
-
-Operator = Literal["low_rank", "separable"]
 
 SEPARABLE = 0
 DENSE = 8

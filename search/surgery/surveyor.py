@@ -103,8 +103,7 @@ class _Surveyor:
         self._checks = Checks(model, self._image, outputs, self._flows[-1], self._channels)
         self._modules = dict(model.named_modules())
         self._finder = Finder(self._modules, list(self._channels.layers), self._rules, image.shape[-1])
-        self._residual = removable_blocks(model, self._image)
-        self._blocks = self._finder.removable(self._residual)
+        self._blocks = self._finder.removable(removable_blocks(model, self._image))
 
     def anatomy(self) -> Anatomy:
         """Raises `Unsupported` when nothing is left that stands the test."""
