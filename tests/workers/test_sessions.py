@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -142,11 +142,8 @@ def test_while_something_is_under_way_the_end_is_not_announced() -> None:
     assert again.trial == first.trial
 
 
-@pytest.mark.parametrize("kill_after", range(12))
-def test_a_driver_that_takes_over_scores_nothing_twice(kill_after: int) -> None:
-    """The first driver dies with one assignment under way; the second goes on from the record."""
-
-    bench = Bench()
+def taken_over(bench: Bench, kill_after: int) -> Sequence[Trial]:
+    """All trials of a job of nine whose first driver died with one assignment under way; nothing is scored twice."""
     session, carried_out = bench.session(), Counter[tuple[str, int]]()
     for _ in range(kill_after):
         assignment = session.next()
@@ -161,6 +158,13 @@ def test_a_driver_that_takes_over_scores_nothing_twice(kill_after: int) -> None:
     assert max(carried_out.values()) == 1
     trials = bench.ledger.trials(bench.claim.job_id)
     assert len(trials) == 9
+    return trials
+
+
+@pytest.mark.parametrize("kill_after", range(12))
+def test_a_driver_that_takes_over_scores_nothing_twice(kill_after: int) -> None:
+    """The first driver dies with one assignment under way; the second goes on from the record."""
+    trials = taken_over(Bench(), kill_after)
     best = sorted(trials, key=lambda trial: -trial.scores[0].accuracy)[:3]
     assert all(trial.state is State.COMPLETED for trial in best)
 
@@ -233,21 +237,7 @@ class TestLevels:
 
     @pytest.mark.parametrize("kill_after", [0, 1, 5, 8, 11])
     def test_a_driver_that_takes_over_goes_on_in_the_same_turn(self, kill_after: int) -> None:
-        bench = self.bench()
-        session, carried_out = bench.session(), Counter[tuple[str, int]]()
-        for _ in range(kill_after):
-            assignment = session.next()
-            assert isinstance(assignment, Assignment)
-            carried_out[assignment.trial, assignment.stop] += 1
-            session.ended(assignment, by_width(assignment))
-        session.next()
-        bench.ledger.release(bench.claim)
-        bench.claim = bench.claimed()
-        for assignment in bench.work(bench.session(), by_width):
-            carried_out[assignment.trial, assignment.stop] += 1
-        assert max(carried_out.values()) == 1
-        trials = bench.ledger.trials(bench.claim.job_id)
-        assert len(trials) == 9
+        trials = taken_over(self.bench(), kill_after)
         assert all(trial.cost["macs"] <= self.LIMITS[trial.number % 3] for trial in trials)
 
     def test_a_level_with_one_student_does_not_end_the_search(self) -> None:
