@@ -6,7 +6,7 @@ The class of a plugin has a nested `Options`, a `search.part.Part`; the protocol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -99,6 +99,18 @@ class Proposal:
     candidate: Candidate
     origin: Candidate
     extra: Mapping[str, object] | None = None
+    level: int | None = None
+    """The level whose budget it shall keep; None: whichever has its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A candidate known before the search to keep the budget of a level, and to be worth a trial."""
+
+    candidate: Candidate
+    level: int
+    kind: Literal["optimum", "uniform"]
+    """Of little harm by the planner, or with even widths."""
 
 
 class Strategy(Protocol):
@@ -109,7 +121,12 @@ class Strategy(Protocol):
     by `open` followed by `tell` for all trials on record, in order of number.
     """
 
-    def open(self, space: Space, seed: int) -> None: ...
+    @property
+    def needs_plan(self) -> bool:
+        """Whether its starts must have the planner's optima among them, for which a library has to be made."""
+        ...
+
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None: ...
 
     def ask(self) -> Proposal | None:
         """The next proposal, or None when there is nothing left to propose."""

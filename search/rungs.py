@@ -57,5 +57,5 @@ class Rungs:
 
 def _order(trial: Trial, rung: int) -> tuple[float, float, int]:
     """Sorts the better trial first; equal scores by number, so that every replay decides alike."""
-    accuracy, nearness = trial.scores[rung].rank
-    return (-accuracy, -nearness, trial.number)
+    first, second = trial.scores[rung].rank
+    return (-first, -second, trial.number)

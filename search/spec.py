@@ -111,12 +111,50 @@ class SpaceSpec(Part):
         return resolutions
 
 
+class LibrarySpec(Part):
+    """How every choice of every site is distilled alone, against the teacher's own blocks."""
+
+    steps: int = Field(40, ge=0, le=1_000_000)
+    """Of Adam, for a choice that lies within one block."""
+    coupled_steps: int = Field(20, ge=0, le=1_000_000)
+    """Of distillation of the whole network, for a choice that spans blocks, such as the width of a stage."""
+    batch_size: int = Field(128, ge=1, le=4096)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    """Of Adam."""
+    images: int = Field(512, ge=1, le=1_000_000)
+    """Of the validation set, on which the harm of a choice is measured; all of it where it has fewer."""
+
+
+class ElasticSpec(Part):
+    """How one set of weights is trained for all candidates, each step on another."""
+
+    steps: int = Field(600, ge=1, le=10_000_000)
+    focus: float = Field(0.5, ge=0, le=1)
+    """Share of the steps taken near the planner's optima; the others go to candidates drawn at random."""
+    every: int = Field(50, ge=1, le=1_000_000)
+    """Steps between two checkpoints, and between two meetings of workers that train side by side."""
+    training: Schedule = Schedule(learning_rate=0.03)
+
+
 class SearchSpec(Part):
     strategy: Pick = Pick(name="tpe")
+    weights: Literal["slice", "library", "elastic"] = "slice"
+    """
+    Where the weights of a candidate come from: cut from the teacher; its blocks from the library, each distilled
+    alone; or cut from the elastic student, which was trained for all candidates at once.
+    """
+    library: LibrarySpec = LibrarySpec()
+    elastic: ElasticSpec = ElasticSpec()
     trials: int = Field(24, ge=1, le=100_000)
     """Candidates to score; of all levels together where there are several."""
-    rungs: tuple[Annotated[int, Field(ge=1, le=10_000_000)], ...] = Field((40, 120), min_length=1, max_length=16)
-    """Training lengths, in steps from the start, at which trials are compared."""
+    rungs: tuple[Annotated[int, Field(ge=0, le=10_000_000)], ...] = Field((40, 120), min_length=1, max_length=16)
+    """Training lengths, in steps from the start, at which trials are compared; 0 compares them untrained."""
+    exempt: float = Field(0.1, ge=0, le=0.5)
+    """Share of the promotions that go to trials which would be stopped: slow starters, and a measure of the others."""
+    repeats: int = Field(2, ge=0, le=16)
+    """Trials of the last rung that are scored again with another seed, to tell how much a score varies by itself."""
+    deterministic: bool = False
+    """The same seed gives the same result with any number of workers: trials of a rung wait for each other."""
     reduction: int = Field(3, ge=2, le=16)
     """One in this many of the trials scored so far at a rung may go on; more do when later ones turn out better."""
     views: int = Field(4, ge=1, le=64)

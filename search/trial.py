@@ -40,8 +40,11 @@ class Score:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Larger is better: accuracy first, then nearness to the teacher."""
-        return (self.accuracy, -self.kl)
+        """
+        Larger is better: accuracy first, then nearness to the teacher. Untrained, the nearness first: it foretells
+        the final accuracy, of which many untrained networks show nothing yet.
+        """
+        return (self.accuracy, -self.kl) if self.step else (-self.kl, self.accuracy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from search.part import Part
-from search.plugins import Proposal
+from search.plugins import Proposal, Start
 from search.space import Space
 from search.trial import Trial
 
@@ -11,13 +13,15 @@ from search.trial import Trial
 class Random:
     """Every choice drawn evenly; the control that a cleverer strategy has to beat."""
 
+    needs_plan = False
+
     class Options(Part):
         pass
 
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def open(self, space: Space, seed: int) -> None:
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
         self._space, self._seed, self._told = space, seed, set[str]()
         self._rng: np.random.Generator | None = None
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from pydantic import Field
 
 from search.part import Part
-from search.plugins import Proposal
+from search.plugins import Proposal, Start
 from search.space import Candidate, Space
 from search.trial import State, Trial
 
@@ -19,6 +21,8 @@ class Tpe:
     length that all trials share: a mixture of lengths would rank long training above good widths.
     """
 
+    needs_plan = False
+
     class Options(Part):
         startup: int = Field(10, ge=1, le=1000)
         """Proposals drawn at random before the estimator begins."""
@@ -26,7 +30,7 @@ class Tpe:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def open(self, space: Space, seed: int) -> None:
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
         self._space, self._seed = space, seed
         self._axes: dict[str, BaseDistribution] = {
             site.name: IntDistribution(0, len(site.choices) - 1) for site in space.sites if len(site.choices) > 1

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from search.part import Part
-from search.plugins import Proposal
+from search.plugins import Proposal, Start
 from search.space import Candidate, Space
 from search.trial import Trial
 
@@ -17,13 +17,15 @@ class Uniform:
     widths with good distillation are the baseline that is hard to beat.
     """
 
+    needs_plan = False
+
     class Options(Part):
         pass
 
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def open(self, space: Space, seed: int) -> None:
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
         self._shapes = self._full_widths(space)
 
     def ask(self) -> Proposal | None:

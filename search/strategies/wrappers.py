@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from search.budget import level_of
-from search.plugins import Proposal, Strategy
+from search.plugins import Proposal, Start, Strategy
 from search.projection import Projector
 from search.space import Space
 from search.trial import Trial
@@ -35,16 +36,20 @@ class Projected:
         self._scores: dict[tuple[int, int], dict[str, float]] = {}
         """Accuracies by level and rung, and there by candidate."""
 
-    def open(self, space: Space, seed: int) -> None:
+    @property
+    def needs_plan(self) -> bool:
+        return self._strategy.needs_plan
+
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
         self._forget()
-        self._strategy.open(space, seed)
+        self._strategy.open(space, seed, starts)
 
     def ask(self) -> Proposal | None:
         proposal = self._strategy.ask()
         if proposal is None:
             return None
         levels = len(self._projectors)
-        turn = len(self._known) + self._repeats * levels // _TRIES
+        turn = len(self._known) + self._repeats * levels // _TRIES if proposal.level is None else proposal.level
         candidate = self._projectors[turn % levels].project(proposal.candidate)
         self._repeats = self._repeats + 1 if candidate.key in self._known else 0
         self._known.add(candidate.key)
@@ -75,9 +80,13 @@ class Distinct:
         self._strategy = strategy
         self._known: dict[str, Trial | None] = {}
 
-    def open(self, space: Space, seed: int) -> None:
+    @property
+    def needs_plan(self) -> bool:
+        return self._strategy.needs_plan
+
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
         self._known.clear()
-        self._strategy.open(space, seed)
+        self._strategy.open(space, seed, starts)
 
     def ask(self) -> Proposal | None:
         for _ in range(_TRIES):

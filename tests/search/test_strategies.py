@@ -132,7 +132,7 @@ def test_projected_keeps_the_origin() -> None:
 class Spy:
     """Proposes the teacher and keeps what it is told."""
 
-    def open(self, space: object, seed: int) -> None:
+    def open(self, space: object, seed: int, starts: object = ()) -> None:
         self.told: list[Trial] = []
 
     def ask(self) -> Proposal:
@@ -213,7 +213,7 @@ def test_distinct_tells_a_repeating_strategy_what_is_known_of_the_twin() -> None
 
         told: list[Trial]
 
-        def open(self, space: object, seed: int) -> None:
+        def open(self, space: object, seed: int, starts: object = ()) -> None:
             self.told = []
 
         def ask(self) -> Proposal:
