@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from search.batches import Cached
 from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, Quality, quality
+from search.space import Candidate
 from search.spec import Schedule
 from search.surgery import Survey
 from search.training import Pupil, Stretch, recalibrate, train
@@ -35,11 +37,18 @@ class Scored:
     checkpoint: bytes
 
 
+class Grafting(Protocol):
+    """Where the weights come from that a candidate begins with: a `Survey`, a `Library` or an `Elastic` student."""
+
+    def graft(self, candidate: Candidate) -> nn.Module: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Scores candidates of one teacher: slices, distils for a stretch, recalibrates, looks at the validation set."""
+    """Scores candidates of one teacher: grafts, distils for a stretch, recalibrates, looks at the validation set."""
 
     survey: Survey
+    donor: Grafting
     distiller: Distiller
     train: Cached
     validation: Cached
@@ -56,7 +65,7 @@ class Evaluator:
         fresh: bool = False,
     ) -> Iterator[Reading | Scored]:
         """
-        Trains the candidate over `stretch`, going on from `checkpoint` (None: from the teacher's sliced weights). When
+        Trains the candidate over `stretch`, going on from `checkpoint` (None: from the donor's weights). When
         `fresh`, only the weights of the checkpoint are taken: its momentum and step belong to another training.
 
         Yields a `Reading` now and then and one `Scored` at the end; closing the generator stops the training.
@@ -81,6 +90,6 @@ class Evaluator:
         yield Scored(stretch.stop, found, time.monotonic() - began, pupil.checkpoint())
 
     def graft(self, choices: Mapping[str, int]) -> nn.Module:
-        """The candidate's network with weights sliced from the teacher, on the device of the data."""
-        student = self.survey.graft(self.survey.space.candidate(choices))
+        """The candidate's network with weights from the donor, on the device of the data."""
+        student = self.donor.graft(self.survey.space.candidate(choices))
         return student.to(self.train.normalise.device)

@@ -8,6 +8,8 @@ From a network to the space of its students, their exact costs, and the students
 """
 
 from search.surgery.anatomy import Finding, Survey
+from search.surgery.knife import Donor
+from search.surgery.operators import FactorKey, Factors
 from search.surgery.surveyor import survey
 
-__all__ = ["Finding", "Survey", "survey"]
+__all__ = ["Donor", "FactorKey", "Factors", "Finding", "Survey", "survey"]

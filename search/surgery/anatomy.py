@@ -9,15 +9,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from search.costs.polynomial import Polynomials, Terms
 from search.planner import Planner
 from search.space import Candidate, Space
 from search.surgery.channels import Channels
 from search.surgery.groups import Kept
-from search.surgery.knife import Cuts, Knife
-from search.surgery.operators import DENSE, Factors
+from search.surgery.knife import Cuts, Donor, Knife
+from search.surgery.operators import DENSE, SEPARABLE, FactorKey
 from search.surgery.sites import Sites
 
 Status = Literal["searchable", "removable", "frozen", "unsupported"]
@@ -83,12 +83,12 @@ class Anatomy:
             size,
         )
 
-    def graft(self, model: nn.Module, candidate: Candidate, factors: Factors) -> nn.Module:
-        return self.knife.graft(model, self.cuts(candidate), factors)
+    def graft(self, model: nn.Module, candidate: Candidate, donor: Donor) -> nn.Module:
+        return self.knife.graft(model, self.cuts(candidate), donor)
 
     def copy(self, model: nn.Module) -> nn.Module:
         """`model` by way of the knife, nothing cut."""
-        return self.knife.graft(model, Cuts(self.knife.whole), Factors(model))
+        return self.knife.graft(model, Cuts(self.knife.whole), Donor.of(model))
 
 
 class Survey:
@@ -99,7 +99,8 @@ class Survey:
         self.outputs = tuple(outputs)
         """The shapes of what the network answers to one image."""
         self._anatomy = anatomy
-        self._factors = Factors(teacher)
+        self.donor = Donor.of(teacher)
+        """The teacher's own weights."""
 
     @property
     def space(self) -> Space:
@@ -147,11 +148,24 @@ class Survey:
     def _bounds(self) -> dict[str, tuple[int, int]]:
         return Planner(self.polynomials).bounds()
 
-    def graft(self, candidate: Candidate) -> nn.Module:
+    def graft(self, candidate: Candidate, donor: Donor | None = None) -> nn.Module:
         """
-        A new network, in evaluation mode, with the candidate's slices of the teacher's weights; all parameters learn.
+        A new network, in evaluation mode, with the candidate's slices of the teacher's weights, or of a donor's; all
+        parameters learn.
 
         Removed blocks are `nn.Identity`, convolutions with another operator are `nn.Sequential`. Nothing is shared
-        with the teacher.
+        with the teacher or the donor.
         """
-        return self._anatomy.graft(self.teacher, candidate, self._factors)
+        return self._anatomy.graft(self.teacher, candidate, donor or self.donor)
+
+    def tensors(self, candidate: Candidate, donor: Donor) -> dict[str, Tensor]:
+        """
+        By name, the tensors that `graft` would copy: slices of the donor's, through which gradients flow. The donor
+        may have only some of the teacher's tensors.
+        """
+        return self._anatomy.knife.tensors(self.teacher, self._anatomy.cuts(candidate), donor)
+
+    def factor_keys(self, candidate: Candidate) -> tuple[FactorKey, ...]:
+        """The factors that a candidate's operators ask a donor for."""
+        cuts = self._anatomy.cuts(candidate)
+        return tuple((layer, cuts.kernels.get(layer), choice == SEPARABLE) for layer, choice in cuts.operators.items())

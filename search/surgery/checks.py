@@ -20,8 +20,7 @@ from search.surgery.anatomy import Anatomy
 from search.surgery.channels import Channels
 from search.surgery.flow import Flow, Indices, break_of
 from search.surgery.groups import Kept, Order
-from search.surgery.knife import Cuts
-from search.surgery.operators import Factors
+from search.surgery.knife import Cuts, Donor
 
 _TOLERANCE = 1e-3
 """Largest deviation of outputs, relative to the largest, at which two forms of one random network are the same."""
@@ -75,7 +74,7 @@ class Checks:
 
     def _miscounted(self, found: Anatomy, at: Collection[int]) -> str:
         rng = np.random.default_rng(0)
-        sites, factors = found.space.sites, Factors(self.model)
+        sites, donor = found.space.sites, Donor.of(self.model)
         for draw in ("narrow", "least", "mixed"):
             choices = {site.name: site.full for site in sites}
             for index in at:
@@ -85,7 +84,7 @@ class Checks:
                 elif draw == "least" or site.kind != "removal":
                     choices[site.name] = site.least
             candidate = found.space.candidate(choices)
-            counted = count(found.graft(self.model, candidate, factors), self.image)
+            counted = count(found.graft(self.model, candidate, donor), self.image)
             computed = found.polynomials(found.space.array([candidate]))
             wrong = [metric for metric, value in counted.items() if value != int(computed[metric][0])]
             if wrong:
@@ -111,7 +110,7 @@ class Checks:
                 if group in lane.tables and side == "in" and self.channels.layers[layer].mixes:
                     weight = silenced.get_parameter(f"{layer}.weight")
                     weight.data[:, torch.from_numpy(lane.tables[group].addresses[kept:].ravel())] = 0
-        student = found.graft(self.model, found.space.candidate(choices), Factors(self.model))
+        student = found.graft(self.model, found.space.candidate(choices), Donor.of(self.model))
         if agree(outputs_of(student, self.image), outputs_of(silenced, self.image), _TOLERANCE):
             return ""
         return "its channels are laid out in a way that is not understood"
@@ -140,7 +139,7 @@ class Checks:
 
     def broken(self, found: Anatomy, kept: Sequence[Kept]) -> tuple[int, str] | None:
         """Where, and at what, the network breaks when that much of every group is kept; see `flow.break_of`."""
-        return break_of(found.knife.graft(self.model, Cuts(kept), Factors(self.model)), self.image)
+        return break_of(found.knife.graft(self.model, Cuts(kept), Donor.of(self.model)), self.image)
 
     def entering(self, found: Anatomy, number: int) -> set[int]:
         """The groups whose channels are read in the module that takes a step of the uncut network, or inside it."""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from search.surgery.flow import Indices
 from search.surgery.groups import Grouping, Kept, Lane, Order
 from search.surgery.layers import Layer, Side, resize
-from search.surgery.operators import Factors, Resized, crop, cropped, replacement
+from search.surgery.operators import SEPARABLE, FactorKey, Factors, Resized, crop, cropped, pair, replacement
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,22 @@ class Cuts:
     kernels: Mapping[str, int] = field(default_factory=dict)
     operators: Mapping[str, int] = field(default_factory=dict)
     resolution: int | None = None
+
+
+@dataclass(frozen=True)
+class Donor:
+    """
+    What the weights of students are cut from: tensors with the names and shapes of the surveyed network's own, its
+    channels in the same order, and what stands for its convolutions where another operator is chosen.
+    """
+
+    tensors: Mapping[str, Tensor]
+    factors: Factors
+
+    @classmethod
+    def of(cls, model: nn.Module, known: Mapping[FactorKey, tuple[Tensor, Tensor]] = MappingProxyType({})) -> Donor:
+        """A network's own tensors, and its own factors but for those that are `known`."""
+        return cls(dict(tensors_of(model)), Factors(model, known))
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,7 @@ class Knife:
     def reorder(self, model: nn.Module, orders: Sequence[Order]) -> None:
         """Permutes channels in place. The function stays the same."""
         with torch.no_grad():
-            for name, tensor in _tensors(model):
+            for name, tensor in tensors_of(model):
                 for dim, lane in self.lanes_of.get(name, ()):
                     order = torch.from_numpy(lane.sorted(orders))
                     tensor.data = tensor.index_select(dim, order)
@@ -125,31 +142,43 @@ class Knife:
                     weight = model.get_parameter(f"{layer_name}.weight")
                     weight.data = _within_groups(weight, torch.from_numpy(within))
 
-    def graft(self, model: nn.Module, cuts: Cuts, factors: Factors) -> nn.Module:
+    def tensors(self, model: nn.Module, cuts: Cuts, donor: Donor) -> dict[str, Tensor]:
         """
-        A new network, cut from `model`, whose `factors` are those of other operators' weights.
+        A student's tensors by their names in it: slices of the donor's, through which gradients flow to them. Of a
+        donor that lacks tensors of `model`, those there are.
+        """
+        stays, gone, found = self._stays(cuts), _gone(cuts), {}
+        for name, tensor in donor.tensors.items():
+            if not (gone and name.startswith(gone)):
+                found[name] = self._slice(name, tensor, cuts, stays)
+        for name in cuts.operators:
+            first, second = self._pair(model, name, cuts, donor.factors, stays)
+            found |= {f"{name}.spatial.weight": first, f"{name}.channels.weight": second[:, :, None, None]}
+            if f"{name}.bias" in donor.tensors:
+                found[f"{name}.channels.bias"] = self._slice(f"{name}.bias", donor.tensors[f"{name}.bias"], cuts, stays)
+        if cuts.resolution is not None:
+            found = {f"network.{name}": tensor for name, tensor in found.items()}
+        return found
 
-        Removed blocks are replaced by identities. Its tensors are copies of slices of `model`'s; `model` is untouched.
+    def graft(self, model: nn.Module, cuts: Cuts, donor: Donor) -> nn.Module:
         """
-        stays: dict[int, Indices | None] = {}
-        for lane in {id(lane): lane for lane in self.grouping.lanes.values()}.values():
-            stays[id(lane)] = lane.keeps(cuts.kept)
+        A new network with the structure of `model`, cut, and with slices of the `donor`'s tensors for its own, copied.
+
+        Removed blocks are replaced by identities. `model` and the donor are untouched.
+        """
+        stays = self._stays(cuts)
         memo: dict[int, object] = {id(model.get_submodule(name)): nn.Identity() for name in cuts.removed}
         for name in cuts.operators:
-            memo[id(model.get_submodule(name))] = self._replaced(model, name, cuts, factors, stays)
-        gone = tuple(f"{name}." for name in (*cuts.removed, *cuts.operators))
-        for name, tensor in _tensors(model):
+            conv, (first, second) = _conv(model, name), self._pair(model, name, cuts, donor.factors, stays)
+            bias = (
+                None if conv.bias is None else self._slice(f"{name}.bias", donor.tensors[f"{name}.bias"], cuts, stays)
+            )
+            memo[id(conv)] = replacement(conv, cuts.operators[name], first, second, bias, cuts.kernels.get(name))
+        gone = _gone(cuts)
+        for name, tensor in tensors_of(model):
             if gone and name.startswith(gone):
                 continue
-            sliced = tensor.detach()
-            for dim, lane in self.lanes_of.get(name, ()):
-                indices = stays[id(lane)]
-                if indices is not None:
-                    sliced = _sliced(sliced, dim, indices)
-            layer_name, _, part = name.rpartition(".")
-            if part == "weight":
-                sliced = cropped(sliced, cuts.kernels.get(layer_name))
-                sliced = sliced[:, : self._inputs(layer_name, cuts, sliced.shape[1])] if sliced.dim() > 1 else sliced
+            sliced = self._slice(name, donor.tensors[name].detach(), cuts, stays)
             owned = sliced.clone(memory_format=torch.contiguous_format)
             memo[id(tensor)] = (
                 nn.Parameter(owned, requires_grad=owned.is_floating_point())
@@ -185,16 +214,42 @@ class Knife:
         kept = cuts.kept[self.grouped[layer_name]]
         return inputs * kept.inner // kept.unit
 
-    def _replaced(
+    def _stays(self, cuts: Cuts) -> dict[int, Indices | None]:
+        """By identity of a lane: the channels left in it."""
+        lanes = {id(lane): lane for lane in self.grouping.lanes.values()}
+        return {key: lane.keeps(cuts.kept) for key, lane in lanes.items()}
+
+    def _slice(self, name: str, tensor: Tensor, cuts: Cuts, stays: Mapping[int, Indices | None]) -> Tensor:
+        for dim, lane in self.lanes_of.get(name, ()):
+            indices = stays[id(lane)]
+            if indices is not None:
+                tensor = _sliced(tensor, dim, indices)
+        layer_name, _, part = name.rpartition(".")
+        if part != "weight":
+            return tensor
+        tensor = cropped(tensor, cuts.kernels.get(layer_name))
+        return tensor[:, : self._inputs(layer_name, cuts, tensor.shape[1])] if tensor.dim() > 1 else tensor
+
+    def _pair(
         self, model: nn.Module, name: str, cuts: Cuts, factors: Factors, stays: Mapping[int, Indices | None]
-    ) -> nn.Module:
-        conv = model.get_submodule(name)
-        if not isinstance(conv, nn.Conv2d):
-            raise TypeError(f"{name} is no convolution")
+    ) -> tuple[Tensor, Tensor]:
+        """The weights of the two convolutions that stand for one."""
         choice, size = cuts.operators[name], cuts.kernels.get(name)
         lanes = (self.grouping.lanes.get((name, "in")), self.grouping.lanes.get((name, "out")))
         inputs, outputs = (None if lane is None else stays[id(lane)] for lane in lanes)
-        return replacement(conv, choice, factors.of(name, size, separable=choice == 0), inputs, outputs, size)
+        return pair(choice, factors.of(name, size, separable=choice == SEPARABLE), inputs, outputs)
+
+
+def _conv(model: nn.Module, name: str) -> nn.Conv2d:
+    conv = model.get_submodule(name)
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"{name} is no convolution")
+    return conv
+
+
+def _gone(cuts: Cuts) -> tuple[str, ...]:
+    """What the names of tensors begin with that a student has not, or not as they are."""
+    return tuple(f"{name}." for name in (*cuts.removed, *cuts.operators))
 
 
 def _within_groups(weight: Tensor, order: Tensor) -> Tensor:
@@ -207,7 +262,8 @@ def _within_groups(weight: Tensor, order: Tensor) -> Tensor:
     return split.gather(2, index).reshape(weight.shape)
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 

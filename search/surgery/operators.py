@@ -81,12 +81,20 @@ def crop(conv: nn.Conv2d, size: int) -> None:
     told.kernel_size = (size, size)
 
 
+FactorKey = tuple[str, int | None, bool]
+"""A layer, the size its kernel is cropped to, and whether the factors are those of a separable convolution."""
+
+
 @dataclass(frozen=True)
 class Factors:
-    """Factors of the kernels of one network, worked out when first asked for. Its weights must not change."""
+    """
+    Factors of the kernels of one network, worked out when first asked for, but for those that are `known`. The
+    network's weights must not change.
+    """
 
     model: nn.Module
-    _known: dict[tuple[str, int | None, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    known: Mapping[FactorKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _worked_out: dict[FactorKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def of(self, layer: str, size: int | None, *, separable: bool) -> tuple[Tensor, Tensor]:
         """
@@ -94,10 +102,12 @@ class Factors:
         of a separable one `[in, 1, k, k]` and `[out, in]`.
         """
         key = (layer, size, separable)
-        if key not in self._known:
+        if key in self.known:
+            return self.known[key]
+        if key not in self._worked_out:
             weight = cropped(self.model.get_parameter(f"{layer}.weight").detach(), size)
-            self._known[key] = _separable(weight) if separable else _low_rank(weight)
-        return self._known[key]
+            self._worked_out[key] = _separable(weight) if separable else _low_rank(weight)
+        return self._worked_out[key]
 
 
 def _low_rank(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,28 +131,32 @@ def _separable(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (kernel * scale[:, None]).reshape(inputs, 1, *shape).to(weight.dtype), point.T.to(weight.dtype)
 
 
+def pair(
+    choice: int, factors: tuple[Tensor, Tensor], inputs: Indices | None, outputs: Indices | None
+) -> tuple[Tensor, Tensor]:
+    """
+    The weights `[ranks, in, k, k]` and `[out, ranks]` of the two convolutions that stand for one, whose channels are
+    cut to `inputs` and `outputs` (None: all); of a separable one `[in, 1, k, k]` and `[out, in]`.
+    """
+    first, second = factors
+    if outputs is not None:
+        second = second[torch.from_numpy(outputs)]
+    columns = slice(None) if inputs is None else torch.from_numpy(inputs)
+    if choice == SEPARABLE:
+        return first[columns], second[:, columns]
+    rank = rank_of(choice, second.shape[0])
+    return first[:rank][:, columns], second[:, :rank]
+
+
 def replacement(
-    conv: nn.Conv2d,
-    choice: int,
-    factors: tuple[Tensor, Tensor],
-    inputs: Indices | None,
-    outputs: Indices | None,
-    size: int | None,
+    conv: nn.Conv2d, choice: int, first: Tensor, second: Tensor, bias: Tensor | None, size: int | None
 ) -> nn.Sequential:
     """
-    What stands for `conv` when its operator is `choice` and its channels are cut to `inputs` and `outputs` (None: all).
+    What stands for `conv`, its kernel cropped to `size`, when its operator is `choice` and `pair` gives its weights.
 
     Its children are `spatial`, which has the convolution's stride, padding and dilation, and `channels`, 1 x 1.
     """
-    first, second = factors
-    rows = slice(None) if outputs is None else torch.from_numpy(outputs)
-    columns = slice(None) if inputs is None else torch.from_numpy(inputs)
-    second = second[rows]
-    if choice == SEPARABLE:
-        first, second, groups = first[columns], second[:, columns], first[columns].shape[0]
-    else:
-        rank = rank_of(choice, second.shape[0])
-        first, second, groups = first[:rank][:, columns], second[:, :rank], 1
+    groups = first.shape[0] if choice == SEPARABLE else 1
     placed: Mapping[str, Any] = {
         "stride": conv.stride,
         "padding": conv.padding if size is None else _padding(conv, size),
@@ -151,11 +165,11 @@ def replacement(
     kernel = (int(first.shape[2]), int(first.shape[3]))
     with torch.device("meta"):  # weights are given below
         spatial = nn.Conv2d(first.shape[1] * groups, first.shape[0], kernel, groups=groups, bias=False, **placed)
-        channels = nn.Conv2d(first.shape[0], second.shape[0], 1, bias=conv.bias is not None)
-    spatial.weight = nn.Parameter(first.clone(memory_format=torch.contiguous_format))
-    channels.weight = nn.Parameter(second[:, :, None, None].clone(memory_format=torch.contiguous_format))
-    if conv.bias is not None:
-        channels.bias = nn.Parameter(conv.bias.detach()[rows].clone())
+        channels = nn.Conv2d(first.shape[0], second.shape[0], 1, bias=bias is not None)
+    spatial.weight = nn.Parameter(first.detach().clone(memory_format=torch.contiguous_format))
+    channels.weight = nn.Parameter(second.detach()[:, :, None, None].clone(memory_format=torch.contiguous_format))
+    if bias is not None:
+        channels.bias = nn.Parameter(bias.detach().clone())
     sequence = nn.Sequential()
     sequence.add_module("spatial", spatial)
     sequence.add_module("channels", channels)
