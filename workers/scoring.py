@@ -33,8 +33,10 @@ class Scorer:
         teacher = catalog.make("teachers", self._spec.teacher).build(info.shape, len(info.classes))
         load_weights(teacher, workload.artifacts.get(workload.teacher))
         normalise = Normalise(info, device)
+        found = survey_for(info, teacher, self._spec.space)
         self._evaluator = Evaluator(
-            survey_for(info, teacher, self._spec.space),
+            found,
+            found,
             catalog.make("distillers", self._spec.distill),
             _cached(workload.arrays, "train", normalise, self._spec.search.seed),
             _cached(workload.arrays, "validation", normalise, self._spec.search.seed),
