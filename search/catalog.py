@@ -31,6 +31,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "datasets": {
         "digits": "search.datasets.digits:Digits",
         "cluttered_digits": "search.datasets.cluttered:ClutteredDigits",
+        "shapes": "search.datasets.shapes:Shapes",
         "torchvision": "search.datasets.zoo:Torchvision",
         "image_folder": "search.datasets.folder:ImageFolder",
     },

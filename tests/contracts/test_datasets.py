@@ -42,6 +42,7 @@ def _once(make: Callable[[Path], Path]) -> Callable[[Path], str]:
 CASES = [
     Case("digits", lambda _: {}, {"size": 16}, (1150, 250, 397)),
     Case("cluttered_digits", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
+    Case("shapes", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
     Case(
         "torchvision",
         lambda folder: {"dataset": "FashionMNIST", "root": _once(pictures.mnist)(folder), "validation": 0.2},

@@ -27,6 +27,7 @@ from search.datasets.digits import Digits, originals, sources
 from search.datasets.folder import ImageFolder
 from search.datasets.partition import stratified
 from search.datasets.pictures import Tree, to_array
+from search.datasets.shapes import SHAPES, TEXTURES, Shapes, stencils
 from search.datasets.zoo import SOURCES, Torchvision
 from search.errors import DataError, InvalidSpec, UserError
 from search.files import Files
@@ -70,7 +71,8 @@ def test_resized_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
 
 def test_mean_and_deviation_are_those_of_the_training_images(tmp_path: Path) -> None:
     small = ClutteredDigits.Options(train=1150, validation=10, test=10)
-    for dataset in (Digits(Digits.Options(), Files(tmp_path)), ClutteredDigits(small, Files(tmp_path))):
+    files = Files(tmp_path)
+    for dataset in (Digits(Digits.Options(), files), ClutteredDigits(small, files), Shapes(small, files)):
         images = dataset.split("train").images / 255.0
         assert np.allclose(images.mean(axis=(0, 2, 3)), dataset.info().mean, atol=0.005)
         assert np.allclose(images.std(axis=(0, 2, 3)), dataset.info().std, atol=0.005)
@@ -117,6 +119,48 @@ def test_the_digit_can_be_seen() -> None:
     contrast = np.abs(images - np.median(images, axis=(2, 3), keepdims=True)).mean(axis=(0, 1))
     shape = np.asarray(Image.fromarray(digits[one[0]]).resize((26, 26), Image.Resampling.BILINEAR), float)
     assert np.corrcoef(contrast[3:29, 3:29].ravel(), shape.ravel())[0, 1] > 0.5
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+
+def shapes(count: int, seed: str = "0 train") -> Split:
+    return Shapes(Shapes.Options(), Files(Path())).compose("train", count, seed)
+
+
+def test_the_pixels_of_shapes_are_the_same_on_every_machine() -> None:
+    """A change of this hash is a change of the dataset: its key must change with it."""
+    split = shapes(300)
+    assert hashlib.sha256(split.images.tobytes() + split.labels.astype("<i8").tobytes()).hexdigest() == SHAPES_GOLDEN
+
+
+SHAPES_GOLDEN = "f1fa4562afb455ae2d5f0f0c7854b26c40ad7f5568b13f62bbaabdbed8d21488"
+
+
+def test_every_class_of_shapes_is_drawn_equally_often() -> None:
+    assert np.array_equal(np.bincount(shapes(200).labels), np.full(len(SHAPES) * len(TEXTURES), 10))
+
+
+def test_stencils_have_the_areas_of_their_shapes() -> None:
+    """Of a square from -1 to 1: the disc's, square's, triangle's, pentagram's and cross's areas in closed form."""
+    t36, t72 = np.tan(np.deg2rad([36, 72]))
+    areas = (
+        np.pi * 0.82**2,
+        1.44**2,
+        27**0.5 * 0.49**2,
+        5 * 0.33**2 * t36 * (1 + t36 * t72),
+        8 * 0.27 * 0.92 - 1.08 * 0.27,
+    )
+    assert np.allclose(stencils().mean(axis=(1, 2)) / 255, np.divide(areas, 4), atol=0.005)
+
+
+def test_plain_shapes_are_more_even_than_textured_ones() -> None:
+    """Inside, away from the edges: a pattern deviates from its mean more than the noise over a plain colour does."""
+    split = shapes(2000)
+    middle = split.images[:, :, 12:20, 12:20].astype(float)
+    spread = middle.std(axis=(2, 3)).mean(axis=1)
+    disc = np.array([spread[split.labels == texture].mean() for texture in range(len(TEXTURES))])
+    assert (disc[1:] > 1.25 * disc[0]).all()
 
 
 # -- the cache of decoded splits ---------------------------------------------------------------------------------------
