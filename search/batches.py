@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search.device import free_bytes, worth_keeping
 from search.plugins import DatasetInfo, Split
 
 Images = NDArray[np.uint8]
@@ -44,11 +45,25 @@ class Normalise:
     info: DatasetInfo
     device: str = "cpu"
 
-    def __call__(self, images: Images) -> Tensor:
-        mean = torch.tensor(self.info.mean, device=self.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.info.std, device=self.device).view(1, -1, 1, 1)
-        pixels = torch.from_numpy(images.astype(np.float32)).to(self.device)
-        return pixels.div_(255).sub_(mean).div_(std)
+    def __call__(self, images: Images | Tensor) -> Tensor:
+        """Images `[n, channels, size, size]` of the host, or a tensor of them that is on `device` already."""
+        mean, std = _scale(self.info.mean, self.info.std, self.device)
+        pixels = images if isinstance(images, Tensor) else _moved(images, self.device)
+        return pixels.to(torch.float32).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
+    """Both in units of a pixel, `[1, channels, 1, 1]`."""
+    with torch.inference_mode(False):  # whoever asks first may be evaluating, the next one training
+        pixels = 255 * torch.tensor([mean, std], device=device)
+    return pixels[0].view(1, -1, 1, 1), pixels[1].view(1, -1, 1, 1)
+
+
+def _moved(array: NDArray[Any], device: str) -> Tensor:
+    """To a GPU through pinned memory, so that the host does not wait for the copy."""
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +95,38 @@ class Cached:
     def _take(self, at: NDArray[np.int64]) -> Batch:
         device = self.normalise.device
         return Batch(
-            self.normalise(self.images[at]),
-            torch.from_numpy(self.labels[at]).to(device),
-            torch.from_numpy(self.logits[at]).to(device),
+            self.normalise(self.images.take(at, axis=0)),
+            _moved(self.labels[at], device),
+            _moved(self.logits[at], device),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """The same set kept whole on the device, as uint8: a batch is a gather there. Gives the batches that it gives."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    normalise: Normalise
+    seed: int
+
+    @classmethod
+    def of(cls, cached: Cached) -> Resident:
+        device = cached.normalise.device
+        images, labels, logits = (_moved(array, device) for array in (cached.images, cached.labels, cached.logits))
+        return cls(images, labels, logits, cached.normalise, cached.seed)
+
+    def batch(self, step: int, size: int) -> Batch:
+        at = _moved(_indices(self.seed, step, size, len(self.labels)), self.normalise.device)
+        return Batch(self.normalise(self.images[at]), self.labels[at], self.logits[at])
+
+
+def placed(cached: Cached) -> Cached | Resident:
+    """The set where training reads it fastest: on the GPU when it fits there, otherwise where it is."""
+    device = cached.normalise.device
+    size = cached.images.nbytes + cached.labels.nbytes + cached.logits.nbytes
+    return Resident.of(cached) if device != "cpu" and worth_keeping(size, free_bytes(device)) else cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +140,7 @@ class Augmented:
     def batch(self, step: int, size: int) -> Batch:
         at = _indices(self.seed, step, size, len(self.split))
         images = augment(self.split.images[at], self.normalise.info, np.random.default_rng([self.seed, 1, step]))
-        labels = torch.from_numpy(self.split.labels[at]).to(self.normalise.device)
-        return Batch(self.normalise(images), labels, None)
+        return Batch(self.normalise(images), _moved(self.split.labels[at], self.normalise.device), None)
 
 
 def augment(images: Images, info: DatasetInfo, rng: np.random.Generator) -> Images:

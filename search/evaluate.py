@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from search.batches import Cached
+from search.batches import Cached, Resident
 from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, Quality, quality
 from search.space import Candidate
@@ -50,7 +50,7 @@ class Evaluator:
     survey: Survey
     donor: Grafting
     distiller: Distiller
-    train: Cached
+    train: Cached | Resident
     validation: Cached
     calibration_batches: int
     report_every: int = 20

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from search.batches import Batch, Source
+from search.device import Usage, usage_of
 from search.errors import NonFinite, OutOfMemory
 from search.plugins import Distiller
 from search.spec import Schedule
@@ -85,13 +86,19 @@ def train(
     """
     model = pupil.model
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    use = usage_of(named[0][1].device)
+    model.to(memory_format=use.layout)
     optimiser = _optimiser(named, pupil.momentum, schedule)
+    parameters = [parameter for _, parameter in named]
     model.train()
     for step in range(stretch.start, stretch.stop):
         for group in optimiser.param_groups:
             group["lr"] = stretch.learning_rate(step, schedule)
         try:
-            loss = _step(model, source.batch(step, schedule.batch_size), distiller, optimiser, schedule.clip)
+            loss = _differentiate(model, source.batch(step, schedule.batch_size), distiller, use)
+            nn.utils.clip_grad_norm_(parameters, schedule.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(f"the device is too small for a batch of {schedule.batch_size}: {error}") from None
         if not math.isfinite(loss):
@@ -105,13 +112,17 @@ def train(
     }
 
 
-def _step(model: nn.Module, batch: Batch, distiller: Distiller, optimiser: torch.optim.Optimizer, clip: float) -> float:
-    optimiser.zero_grad(set_to_none=True)
-    loss = distiller.loss(model(batch.images), batch.labels, batch.teacher_logits)
+def _differentiate(model: nn.Module, batch: Batch, distiller: Distiller, use: Usage) -> float:
+    """The loss of a batch; its gradients are left with the parameters."""
+    images = batch.images.contiguous(memory_format=use.layout)
+    if use.autocast is None:
+        logits = model(images)
+    else:
+        with torch.autocast(images.device.type, dtype=use.autocast):
+            logits = model(images)
+    loss = distiller.loss(logits.float(), batch.labels, batch.teacher_logits)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimiser.step()
-    return loss.detach().item()
+    return loss.item()
 
 
 def _optimiser(named: list[tuple[str, nn.Parameter]], momentum: Momentum, schedule: Schedule) -> torch.optim.SGD:
@@ -125,10 +136,12 @@ def _optimiser(named: list[tuple[str, nn.Parameter]], momentum: Momentum, schedu
         lr=schedule.learning_rate,
         momentum=0.9,
         nesterov=True,
+        fused=True,
     )
     for name, parameter in named:
         if name in momentum:
-            optimiser.state[parameter]["momentum_buffer"] = momentum[name].clone()
+            # In the parameter's layout, which the fused step wants.
+            optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
     return optimiser
 
 

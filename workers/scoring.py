@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from search.batches import Cached, Normalise
+from search.batches import Cached, Normalise, placed
 from search.catalog import Catalog
 from search.errors import TrialError
 from search.evaluate import Evaluator, Reading, Scored
@@ -38,7 +38,7 @@ class Scorer:
             found,
             found,
             catalog.make("distillers", self._spec.distill),
-            _cached(workload.arrays, "train", normalise, self._spec.search.seed),
+            placed(_cached(workload.arrays, "train", normalise, self._spec.search.seed)),
             _cached(workload.arrays, "validation", normalise, self._spec.search.seed),
             self._spec.search.calibration_batches,
         )

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.batches import Augmented, Cached, Normalise, augment, views
+from search.batches import Augmented, Cached, Normalise, Resident, augment, placed, views
 from search.plugins import DatasetInfo, Split
 
 INFO = DatasetInfo("key", ("a", "b"), 3, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), mirror=True, pad=2)
@@ -97,3 +97,33 @@ def test_a_teacher_sees_another_augmentation_in_every_epoch() -> None:
     source = Augmented(split(4), Normalise(INFO), seed=1)
     first, second = source.batch(0, 4), source.batch(1, 4)
     assert not torch.equal(first.images[first.labels.argsort()], second.images[second.labels.argsort()])
+
+
+def test_what_is_kept_on_the_device_gives_the_same_batches() -> None:
+    whole = cached()
+    kept = Resident.of(whole)
+    assert kept.images.dtype == torch.uint8
+    for step in (0, 3, 4):
+        here, there = whole.batch(step, 6), kept.batch(step, 6)
+        assert torch.equal(here.images, there.images)
+        assert torch.equal(here.labels, there.labels)
+        assert here.teacher_logits is not None
+        assert there.teacher_logits is not None
+        assert torch.equal(here.teacher_logits, there.teacher_logits)
+
+
+def test_on_a_cpu_the_set_stays_where_it_is() -> None:
+    whole = cached()
+    assert placed(whole) is whole
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_may_not_be_written_to_are_copied() -> None:
+    whole = cached()
+    for array in (whole.images, whole.labels, whole.logits):
+        array.flags.writeable = False
+    expected = cached().images
+    list(whole.in_order(7))
+    whole.normalise(whole.images[:3])
+    Resident.of(whole).images.zero_()
+    assert (whole.images == expected).all()
