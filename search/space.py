@@ -122,6 +122,18 @@ class Space:
         )
         return Candidate(canonical, _digest([self.key, canonical]))
 
+    def network(self, choices: Mapping[str, int]) -> dict[str, int]:
+        """
+        The choices that tell a network from the others of its teacher, by site: not void, and every width with those of
+        the rest that change anything. Two spaces of one teacher that both hold a network say the same of it.
+        """
+        return {
+            site.name: choices[site.name]
+            for site in self.sites
+            if (site.within is None or choices[site.within] != 0)
+            and (site.kind == "width" or choices[site.name] != site.full)
+        }
+
     def full(self) -> Candidate:
         """The last choice everywhere: the teacher itself, where no rule of the space keeps it narrower."""
         return self.candidate({site.name: site.full for site in self.sites})

@@ -36,7 +36,9 @@ class Score:
     accuracy: float
     kl: float
     seconds: float
-    """Wall time of the assignment that ended in this score."""
+    """Wall time of the assignment that ended in this score; 0 for one that was known."""
+    cached: bool = False
+    """Known before: an identical network was scored in an identical setting, by this job or by another."""
 
     @property
     def rank(self) -> tuple[float, float]:

@@ -121,6 +121,8 @@ class TrialCounts(Document):
     """Scored at the last rung."""
     promoted: int
     """Scored at more than one rung, whatever became of them then."""
+    known: int
+    """Of which every score was known from before: nothing was trained for them."""
     stopped: int
     failed: int
     cancelled: int
@@ -206,6 +208,9 @@ class ScoreDocument(Document):
     accuracy: float
     kl: float
     seconds: float
+    """Of training and looking; 0 for a score that was known."""
+    cached: bool
+    """Whether it was known: an identical network had been scored in an identical setting, by this job or another."""
 
 
 class TrialDocument(Document):
@@ -275,10 +280,7 @@ def trial_document(trial: Trial) -> TrialDocument:
         key=trial.key,
         choices=dict(trial.choices),
         cost=dict(trial.cost),
-        scores=[
-            ScoreDocument(rung=score.rung, step=score.step, accuracy=score.accuracy, kl=score.kl, seconds=score.seconds)
-            for score in trial.scores
-        ],
+        scores=[ScoreDocument(**asdict(score)) for score in trial.scores],
     )
 
 
@@ -371,6 +373,7 @@ def _counts(trials: Sequence[Trial]) -> TrialCounts:
     return TrialCounts(
         total=len(trials),
         promoted=sum(len(trial.scores) > 1 for trial in trials),
+        known=sum(bool(trial.scores) and all(score.cached for score in trial.scores) for trial in trials),
         **{state.lower(): count for state, count in counts.items()},
     )
 

@@ -27,12 +27,14 @@ class Assignment(Message):
     start: int
     stop: int
     cosine: tuple[int, int]
+    seed: int
+    """Of the batches' order."""
     read: str | None
     """Key of the checkpoint to go on from; None: the teacher's sliced weights."""
     fresh: bool
     """Take only the weights of that checkpoint, and begin a new training with them."""
     write: str
-    """Key for the checkpoint at `stop`."""
+    """Key for the checkpoint at `stop`; its score is kept beside it."""
 
 
 class Progress(Message):
@@ -42,7 +44,7 @@ class Progress(Message):
 
 
 class Done(Message):
-    """The candidate's score on validation at step `stop`; its checkpoint is stored."""
+    """The candidate's score on validation at step `stop`; its checkpoint and score are kept."""
 
     kind: Literal["done"] = "done"
     step: int

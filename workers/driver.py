@@ -34,6 +34,7 @@ from search.training import Pupil
 from search.trial import State, Trial
 from workers.backends.base import Backend
 from workers.exam import Exam, examine
+from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, named
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
 from workers.results import (
@@ -47,7 +48,8 @@ from workers.results import (
     Winner,
     student_folder,
 )
-from workers.sessions import FinalistsSession, SearchSession, Watch, finalist_key
+from workers.scores import Scores
+from workers.sessions import SearchSession, Watch
 from workers.stopwatch import (
     SENT_BACK,
     Stopwatch,
@@ -192,6 +194,7 @@ class Driver:
         session = SearchSession(
             self._claim,
             self._ledger,
+            self._scores(teacher),
             self._spec,
             costs,
             strategy,
@@ -216,7 +219,7 @@ class Driver:
         trials = {trial.id: trial for trial in self._ledger.trials(self._claim.job_id)}
         groups = [[trials[trial] for trial in group] for group in found.groups]
         wanted = Everyone(groups) if floor is None else Bisection(groups, floor)
-        session = FinalistsSession(self._claim, self._ledger, self._artifacts, self._spec, wanted, self._watch)
+        session = FinalistsSession(self._claim, self._ledger, self._scores(teacher), self._spec, wanted, self._watch)
         self._backend.run(session, self._workload(teacher))
         self._go_on()
         ranked, failed = session.conclude()
@@ -252,7 +255,7 @@ class Driver:
             self._artifacts,
             teacher.weights,
             trial.choices,
-            finalist_key(self._claim, trial.id, self._spec.finalists.steps),
+            self._final_key(teacher, trial),
             self._device,
         )
         resources = self._spec.resources
@@ -325,7 +328,7 @@ class Driver:
         found = self._surveyed(teacher)
         trial = self._trial(trial_id)
         pupil = Pupil(found.graft(found.space.candidate(trial.choices)))
-        pupil.restore(self._artifacts.get(finalist_key(self._claim, trial.id, self._spec.finalists.steps)))
+        pupil.restore(self._artifacts.get(self._final_key(teacher, trial)))
         return pupil.model.eval()
 
     @cached_property
@@ -390,6 +393,13 @@ class Driver:
             teacher=teacher.weights,
             arrays=training_arrays(self._recipe, teacher, self._artifacts),
         )
+
+    def _scores(self, teacher: TeacherResult) -> Scores:
+        space = self._surveyed(teacher).space
+        return Scores(self._artifacts, self._spec, space, teacher.weights, self._info.key)
+
+    def _final_key(self, teacher: TeacherResult, trial: Trial) -> str:
+        return self._scores(teacher).final_key(trial.choices, trial.rung - 1, self._spec.finalists.steps)
 
     def _trial(self, trial_id: str) -> Trial:
         return next(trial for trial in self._ledger.trials(self._claim.job_id) if trial.id == trial_id)

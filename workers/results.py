@@ -82,6 +82,8 @@ class FinalistResult(Result):
     accuracy: float
     kl: float
     """On validation, after long training; KL to the teacher in nats."""
+    cached: bool = False
+    """Whether the same training had been done before, by this job or by another."""
 
 
 class Winner(Result):

@@ -129,7 +129,14 @@ def scored(trial: Trial, score: Score, *, last: bool) -> Changed | None:
     state = State.COMPLETED if last else State.PENDING
     trial = replace(trial, state=state, attempt=0, scores=(*trial.scores, score))
     return _changed(
-        trial, Kind.TRIAL_SCORED, rung=score.rung, step=score.step, accuracy=score.accuracy, kl=score.kl, last=last
+        trial,
+        Kind.TRIAL_SCORED,
+        rung=score.rung,
+        step=score.step,
+        accuracy=score.accuracy,
+        kl=score.kl,
+        cached=score.cached,
+        last=last,
     )
 
 

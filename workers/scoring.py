@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from search.spec import Schedule, read_spec
 from search.teachers.weights import load_weights
 from search.training import Stretch
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
+from workers.scores import keep
 from workers.workload import Arrays, Workload
 
 logger = logging.getLogger("stillhouse.scoring")
@@ -47,24 +48,30 @@ class Scorer:
         """
         Yields `Progress` now and then, then one outcome. Never raises for a candidate's own fault.
 
-        The checkpoint is stored before `Done` is said.
+        Checkpoint and score are kept before `Done` is said.
         """
         checkpoint = self._artifacts.get(assignment.read) if assignment.read else None
         stretch = Stretch(assignment.start, assignment.stop, assignment.cosine)
         try:
-            for word in self._evaluator.score(
+            for word in self._seeded(assignment.seed).score(
                 assignment.choices, self._schedule(assignment), stretch, checkpoint, fresh=assignment.fresh
             ):
                 if isinstance(word, Reading):
                     yield Progress(step=word.step, loss=word.loss)
                 else:
-                    self._artifacts.put(assignment.write, word.checkpoint)
-                    yield _done(word)
+                    done = _done(word)
+                    keep(self._artifacts, assignment.write, word.checkpoint, done)
+                    yield done
         except TrialError as error:
             yield Failed(code=error.code, message=error.message)
         except Exception as error:
             logger.exception("trial %s failed in a way nobody foresaw", assignment.trial)
             yield Failed(code="INTERNAL", message=f"{type(error).__name__}: {error}")
+
+    def _seeded(self, seed: int) -> Evaluator:
+        """With the training batches in the order of another seed."""
+        usual = self._evaluator
+        return usual if seed == usual.train.seed else replace(usual, train=replace(usual.train, seed=seed))
 
     def _schedule(self, assignment: Assignment) -> Schedule:
         part = self._spec.search if assignment.schedule == "search" else self._spec.finalists

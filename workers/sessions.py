@@ -1,7 +1,7 @@
 """
-What is handed out next, in the two phases that train candidates.
+What is handed out next in the search.
 
-Both sessions decide from the record alone: a driver that takes over a job makes the same sessions again and they go on
+A session decides from the record alone: a driver that takes over a job makes the same session again and it goes on
 where the record ends.
 """
 
@@ -19,9 +19,8 @@ from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
 from workers.backends.base import WAIT, Wait
-from workers.finals import Wanted
-from workers.ports import Artifacts, Claim, Ledger
-from workers.results import FinalistResult
+from workers.ports import Claim, Ledger
+from workers.scores import Scores
 
 logger = logging.getLogger("stillhouse.session")
 
@@ -38,7 +37,8 @@ class Watch(Protocol):
 
 class SearchSession:
     """
-    Proposes trials, promotes them from rung to rung, and records what becomes of them.
+    Proposes trials, promotes them from rung to rung, and records what becomes of them. What the same network scored in
+    the same setting before is not handed out but taken over.
 
     Promotion goes before a new proposal. Of a former driver's trials, those it had running are pending again and are
     handed out first; their attempts stay counted.
@@ -53,6 +53,7 @@ class SearchSession:
         self,
         claim: Claim,
         ledger: Ledger,
+        scores: Scores,
         spec: JobSpec,
         costs: CostModel,
         strategy: Strategy,
@@ -61,12 +62,12 @@ class SearchSession:
         watch: Watch,
         trials: int | None = None,
     ) -> None:
-        self._claim, self._ledger, self._spec, self._watch = claim, ledger, spec, watch
+        self._claim, self._ledger, self._scores, self._spec, self._watch = claim, ledger, scores, spec, watch
         self._limit = spec.search.trials if trials is None else trials
         self._costs, self._strategy, self._rungs, self._levels = costs, strategy, rungs, levels
         self._trials = {trial.id: trial for trial in ledger.trials(claim.job_id)}
         self._exhausted = False
-        self._pace = _Pace()
+        self._pace = Pace()
         for trial in self._trials.values():
             strategy.tell(trial)
 
@@ -75,12 +76,17 @@ class SearchSession:
         return self._spec.resources.concurrent_trials
 
     def next(self) -> Assignment | Wait | None:
-        trials = list(self._trials.values())
-        trial = self._interrupted(trials) or self._promotable() or self._proposed() or self._leader()
-        if trial is None:
-            return WAIT if any(other.state is State.RUNNING for other in trials) else None
-        trial = self._remember(self._ledger.start_trial(self._claim, trial.id))
-        return self._assignment(trial)
+        while trial := self._due():
+            trial = self._remember(self._ledger.start_trial(self._claim, trial.id))
+            assignment = self._assignment(trial)
+            known = self._scores.find(assignment.write)
+            if known is None:
+                return assignment
+            self._watch.alive()
+            self._settle(self._scored(trial, known, cached=True))
+            if self.stopping():
+                break
+        return WAIT if any(other.state is State.RUNNING for other in self._trials.values()) else None
 
     def progress(self, assignment: Assignment, progress: Progress) -> None:
         self._watch.alive()
@@ -96,9 +102,7 @@ class SearchSession:
         trial = self._trials[assignment.trial]
         match outcome:
             case Done():
-                score = Score(trial.rung, outcome.step, outcome.accuracy, outcome.kl, outcome.seconds)
-                last = trial.rung + 1 == len(self._rungs.steps)
-                trial = self._ledger.score_trial(self._claim, trial.id, score, last=last)
+                trial = self._scored(trial, outcome)
             case Failed():
                 reason = f"{outcome.code}: {outcome.message}"
                 trial = self._ledger.close_trial(self._claim, trial.id, State.FAILED, reason)
@@ -107,8 +111,16 @@ class SearchSession:
                 trial = self._ledger.close_trial(self._claim, trial.id, State.FAILED, reason)
             case _:
                 trial = self._ledger.return_trial(self._claim, trial.id, outcome.message)
-        self._remember(trial)
-        self._strategy.tell(trial)
+        self._settle(trial)
+
+    def _scored(self, trial: Trial, done: Done, *, cached: bool = False) -> Trial:
+        score = Score(trial.rung, done.step, done.accuracy, done.kl, done.seconds, cached)
+        last = trial.rung + 1 == len(self._rungs.steps)
+        return self._ledger.score_trial(self._claim, trial.id, score, last=last)
+
+    def _settle(self, trial: Trial) -> None:
+        """An assignment of the trial has come to its end."""
+        self._strategy.tell(self._remember(trial))
 
     def stopping(self) -> bool:
         return self._watch.stopping()
@@ -121,6 +133,10 @@ class SearchSession:
                 self._remember(self._ledger.close_trial(self._claim, trial.id, State.STOPPED, reason))
         fitting = [[trial for trial in self._trials.values() if budget.holds(trial.cost)] for budget in self._levels]
         return [self._rungs.best(trials, self._spec.finalists.count) for trials in fitting]
+
+    def _due(self) -> Trial | None:
+        """The trial that is to be taken further next."""
+        return self._interrupted() or self._promotable() or self._proposed() or self._leader()
 
     def _by_level(self) -> list[list[Trial]]:
         groups: list[list[Trial]] = [[] for _ in self._levels]
@@ -139,8 +155,9 @@ class SearchSession:
                 return leader
         return None
 
-    def _interrupted(self, trials: Sequence[Trial]) -> Trial | None:
+    def _interrupted(self) -> Trial | None:
         """A trial that was proposed, promoted or under way when its worker or its driver died."""
+        trials = self._trials.values()
         return next((trial for trial in trials if trial.state is State.PENDING and self._was_due(trial)), None)
 
     @staticmethod
@@ -181,9 +198,10 @@ class SearchSession:
             stop=stop,
             # Every rung ends a cosine of its own, so that scores compare networks that have settled.
             cosine=(start, stop),
-            read=_rung_key(self._claim, trial.id, start) if start else None,
+            seed=self._spec.search.seed,
+            read=self._scores.key(trial.choices, trial.rung - 1) if trial.scores else None,
             fresh=False,
-            write=_rung_key(self._claim, trial.id, stop),
+            write=self._scores.key(trial.choices, trial.rung),
         )
 
     def _remember(self, trial: Trial) -> Trial:
@@ -191,126 +209,7 @@ class SearchSession:
         return trial
 
 
-class FinalistsSession:
-    """
-    Trains the finalists long, each in stretches with a checkpoint after every one.
-
-    Who is `wanted` may depend on how the first ones did. How far a finalist has come is told by the checkpoints that
-    exist, so a taken-over job repeats one stretch of each at most.
-    """
-
-    def __init__(
-        self,
-        claim: Claim,
-        ledger: Ledger,
-        artifacts: Artifacts,
-        spec: JobSpec,
-        wanted: Wanted,
-        watch: Watch,
-    ) -> None:
-        self._claim, self._ledger, self._artifacts, self._spec, self._watch = claim, ledger, artifacts, spec, watch
-        self._wanted = wanted
-        self._under_way: set[str] = set()
-        self._attempts: dict[str, int] = {}
-        self._failed: dict[str, str] = {}
-        self._results: dict[str, FinalistResult] = {}
-        self._reached: dict[str, int] = {}
-        self._pace = _Pace()
-
-    @property
-    def slots(self) -> int:
-        return self._spec.resources.concurrent_trials
-
-    def next(self) -> Assignment | Wait | None:
-        for trial in self._finalists():
-            if trial.id in self._under_way | self._results.keys() | self._failed.keys():
-                continue
-            self._under_way.add(trial.id)
-            self._attempts[trial.id] = self._attempts.get(trial.id, 0) + 1
-            return self._assignment(trial)
-        return WAIT if self._under_way else None
-
-    def progress(self, assignment: Assignment, progress: Progress) -> None:
-        self._watch.alive()
-        self._reached[assignment.trial] = progress.step
-        if self._pace.due():
-            total = self._spec.finalists.steps * len(self._finalists())
-            done = sum(self._reached.values())
-            self._ledger.note(self._claim, "PROGRESS", {"phase": "finalists", "done": done, "total": total})
-
-    def ended(self, assignment: Assignment, outcome: Outcome) -> None:
-        self._watch.alive()
-        self._under_way.discard(assignment.trial)
-        match outcome:
-            case Done():
-                self._attempts[assignment.trial] = 0
-                self._reached[assignment.trial] = outcome.step
-                if outcome.step == self._spec.finalists.steps:
-                    self._finish(assignment, outcome)
-            case Failed():
-                self._failed[assignment.trial] = f"{outcome.code}: {outcome.message}"
-            case _ if self._attempts[assignment.trial] >= self._spec.resources.attempts:
-                self._failed[assignment.trial] = f"INFRASTRUCTURE_EXHAUSTED: {outcome.message}"
-            case _:
-                self._reached[assignment.trial] = assignment.start
-
-    def stopping(self) -> bool:
-        return self._watch.stopping()
-
-    def conclude(self) -> tuple[list[FinalistResult], dict[str, str]]:
-        """The finalists that came through, best on validation first, and the reasons of those that did not."""
-        ranked = sorted(self._results.values(), key=lambda result: (-result.accuracy, result.kl))
-        return ranked, self._failed
-
-    def _finalists(self) -> Sequence[Trial]:
-        finalists = self._wanted(
-            {trial: result.accuracy for trial, result in self._results.items()} | dict.fromkeys(self._failed)
-        )
-        for trial in finalists:
-            if trial.id not in self._reached:
-                self._reached[trial.id] = self._step_of(trial.id)
-        return finalists
-
-    def _finish(self, assignment: Assignment, outcome: Done) -> None:
-        result = FinalistResult(trial=assignment.trial, accuracy=outcome.accuracy, kl=outcome.kl)
-        self._results[assignment.trial] = result
-        self._ledger.note(
-            self._claim,
-            "FINALIST_SCORED",
-            {"trial": assignment.trial, "number": assignment.number, "accuracy": outcome.accuracy, "kl": outcome.kl},
-        )
-
-    def _steps(self) -> list[int]:
-        total, every = self._spec.finalists.steps, self._spec.finalists.checkpoint_every
-        return [*range(every, total, every), total]
-
-    def _step_of(self, trial_id: str) -> int:
-        """The last checkpoint before the end; the final stretch is always walked, because its score is not kept."""
-        reached = [
-            step for step in self._steps()[:-1] if self._artifacts.has(finalist_key(self._claim, trial_id, step))
-        ]
-        return max(reached, default=0)
-
-    def _assignment(self, trial: Trial) -> Assignment:
-        start = self._reached[trial.id]
-        stop = next(step for step in self._steps() if step > start)
-        assert trial.score is not None  # noqa: S101 - finalists are chosen by their scores
-        first = _rung_key(self._claim, trial.id, trial.score.step)
-        return Assignment(
-            trial=trial.id,
-            number=trial.number,
-            choices=dict(trial.choices),
-            schedule="finalists",
-            start=start,
-            stop=stop,
-            cosine=(0, self._spec.finalists.steps),
-            read=finalist_key(self._claim, trial.id, start) if start else first,
-            fresh=start == 0,
-            write=finalist_key(self._claim, trial.id, stop),
-        )
-
-
-class _Pace:
+class Pace:
     """Lets one event a second through: the record keeps progress for people, not for every step."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -321,12 +220,3 @@ class _Pace:
             return False
         self._last = self._clock()
         return True
-
-
-def finalist_key(claim: Claim, trial_id: str, step: int) -> str:
-    """Of the checkpoint that a finalist's long training leaves at `step`."""
-    return f"jobs/{claim.job_id}/finalists/{trial_id}/step-{step}.safetensors"
-
-
-def _rung_key(claim: Claim, trial_id: str, step: int) -> str:
-    return f"jobs/{claim.job_id}/trials/{trial_id}/step-{step}.safetensors"

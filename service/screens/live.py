@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -172,10 +172,13 @@ def event_line(event: Happened, spec: Any) -> str | None:
             rungs = len(spec["search"]["rungs"])
             return (
                 f"trial {data['number']}: {percent(data['accuracy'])} accuracy at rung {data['rung'] + 1} of {rungs} "
-                f"(step {data['step']:,}), kl {data['kl']:.3f}"
+                f"(step {data['step']:,}), kl {data['kl']:.3f}{_known(data)}"
             )
         case "FINALIST_SCORED":
-            return f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy, kl {data['kl']:.3f}"
+            return (
+                f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy, kl {data['kl']:.3f}"
+                f"{_known(data)}"
+            )
         case "TRIAL_STOPPED":
             return f"trial {data['number']}: stopped early"
         case "TRIAL_FAILED" | "TRIAL_RETURNED":
@@ -192,6 +195,10 @@ def event_line(event: Happened, spec: Any) -> str | None:
                 f"{event.kind.removeprefix('JOB_').lower()}{': ' if data.get('reason') else ''}{data.get('reason', '')}"
             )
     return None
+
+
+def _known(data: Mapping[str, Any]) -> str:
+    return ", known from before" if data.get("cached") else ""
 
 
 def _outcome(phase: str, result: Any) -> str:

@@ -69,7 +69,7 @@ def trials_of(connection: Connection, job_id: str, *, trial_id: str | None = Non
     reached: dict[str, list[Score]] = defaultdict(list)
     joined = select(scores).join(trials, trials.c.id == scores.c.trial_id).where(which).order_by(scores.c.rung)
     for row in connection.execute(joined):
-        reached[row.trial_id].append(Score(row.rung, row.step, row.accuracy, row.kl, row.seconds))
+        reached[row.trial_id].append(Score(row.rung, row.step, row.accuracy, row.kl, row.seconds, row.cached))
     return [
         Trial(
             id=row.id,

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     column,
+    false,
     type_coerce,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -176,6 +178,7 @@ scores = Table(
     Column("kl", Float(53), nullable=False),
     Column("seconds", Float(53), nullable=False),
     Column("at", Moment, nullable=False),
+    Column("cached", Boolean, nullable=False, server_default=false()),
 )
 
 artifacts = Table(

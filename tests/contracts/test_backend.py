@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from workers.backends.base import WAIT, Backend, Wait
 from workers.backends.inline import InlineBackend
 from workers.memory import MemoryLedger
 from workers.ports import Artifact
+from workers.scores import Scores
 from workers.sessions import SearchSession
 from workers.workload import Workload
 
@@ -70,8 +72,11 @@ def search(backend: Backend, prepared: Prepared, workload: Workload | None = Non
     found = recipe.survey(recipe.build_teacher())
     levels = recipe.levels(found)
     strategy = recipe.open_strategy(found, levels)
-    session = SearchSession(claim, ledger, prepared.spec, found, strategy, recipe.rungs, levels, Calm())
-    backend.run(session, workload or prepared.workload)
+    workload = workload or prepared.workload
+    # A dataset of its own: what one backend has scored shall not be known to the other.
+    scores = Scores(workload.artifacts, prepared.spec, found.space, workload.teacher, dataset=uuid.uuid4().hex)
+    session = SearchSession(claim, ledger, scores, prepared.spec, found, strategy, recipe.rungs, levels, Calm())
+    backend.run(session, workload)
     return session, list(ledger.trials(claim.job_id))
 
 
@@ -137,6 +142,7 @@ def assignment(prepared: Prepared, stop: int = 2, **changes: object) -> Assignme
         start=0,
         stop=stop,
         cosine=(0, stop),
+        seed=0,
         read=None,
         fresh=False,
         write="jobs/x/checkpoint.safetensors",

@@ -467,8 +467,9 @@ class TestTrials:
         first = ledger.score_trial(claim, opened.id, score(0), last=False)
         assert first == replace(wanted, scores=(score(0),))
         ledger.start_trial(claim, opened.id)
-        done = ledger.score_trial(claim, opened.id, score(1, 0.1 + 0.2), last=True)
-        assert done == replace(wanted, state=State.COMPLETED, scores=(score(0), score(1, 0.1 + 0.2)))
+        known = replace(score(1, 0.1 + 0.2), seconds=0.0, cached=True)
+        done = ledger.score_trial(claim, opened.id, known, last=True)
+        assert done == replace(wanted, state=State.COMPLETED, scores=(score(0), known))
         assert ledger.trials(claim.job_id) == [done]
         told = [(event.kind, event.data) for event in ledger.events(claim.job_id)[3:]]
         named = {"trial": opened.id, "number": 0}
@@ -476,9 +477,12 @@ class TestTrials:
         assert told == [
             ("TRIAL_PROPOSED", named | {"choices": dict(wanted.choices), "cost": dict(wanted.cost)}),
             ("TRIAL_STARTED", named | {"rung": 0, "attempt": 1}),
-            ("TRIAL_SCORED", named | values | {"rung": 0, "step": 10, "accuracy": 0.5, "last": False}),
+            ("TRIAL_SCORED", named | values | {"rung": 0, "step": 10, "accuracy": 0.5, "cached": False, "last": False}),
             ("TRIAL_STARTED", named | {"rung": 1, "attempt": 1}),
-            ("TRIAL_SCORED", named | values | {"rung": 1, "step": 20, "accuracy": 0.1 + 0.2, "last": True}),
+            (
+                "TRIAL_SCORED",
+                named | values | {"rung": 1, "step": 20, "accuracy": 0.1 + 0.2, "cached": True, "last": True},
+            ),
         ]
 
     def test_numbers_are_dense_from_zero_in_each_job(self, ledger: Record) -> None:

@@ -151,3 +151,26 @@ def test_candidates_are_equal_by_their_choices() -> None:
     assert wide == SPACE.candidate(wide.as_dict())
     assert wide != SPACE.least()
     assert len({wide, SPACE.candidate(wide.as_dict()), SPACE.least()}) == 2
+
+
+@given(spaces_with_choices())
+def test_equal_networks_are_described_alike_and_different_ones_are_not(made: tuple[Space, dict[str, int]]) -> None:
+    space, choices = made
+    for other in (space.candidate(choices), *space.neighbours(space.candidate(choices))):
+        same = other.key == space.candidate(choices).key
+        assert (space.network(other.as_dict()) == space.network(choices)) is same
+
+
+def test_two_spaces_say_the_same_of_a_network_that_both_hold() -> None:
+    """One offers more widths, a removal and kernels that the other leaves as they are."""
+    rich = Space(
+        (
+            Site("a", "width", "stem", (4, 8, 16)),
+            Site("block.keep", "removal", "block", (0, 1)),
+            Site("b", "width", "block", (4, 8, 16), within="block.keep"),
+            Site("b.kernel", "kernel", "block", (3, 5), within="block.keep"),
+        )
+    )
+    poor = Space((Site("a", "width", "stem", (8, 16)), Site("b", "width", "block", (8,))))
+    assert rich.network({"a": 16, "block.keep": 1, "b": 8, "b.kernel": 5}) == poor.network({"a": 16, "b": 8})
+    assert rich.network({"a": 16, "block.keep": 1, "b": 8, "b.kernel": 3}) != poor.network({"a": 16, "b": 8})

@@ -46,6 +46,7 @@ def test_a_finished_job_holds_all_that_was_measured() -> None:
         "running": 0,
         "completed": 1,
         "promoted": 1,
+        "known": 0,
         "stopped": 0,
         "failed": 0,
         "cancelled": 1,

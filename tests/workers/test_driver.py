@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,16 @@ def test_every_trial_was_within_the_budget(finished: tuple[House, str]) -> None:
     assert all(trial.cost["macs"] <= limits["macs"] for trial in house.ledger.trials(job))
 
 
-def test_a_second_job_finds_the_teacher_kept(finished: tuple[House, str]) -> None:
+def test_a_second_job_finds_the_teacher_and_the_scores_kept(finished: tuple[House, str]) -> None:
     house, first = finished
     state, second = house.drive(small_spec(search={**small_spec().search.model_dump(mode="json"), "trials": 2}))
     assert state is JobState.SUCCEEDED
     teachers = [TeacherResult.model_validate(house.result(job, Phase.TEACHER)) for job in (first, second)]
     assert [teacher.source for teacher in teachers] == ["trained", "kept"]
     assert teachers[0].weights == teachers[1].weights
+    known = {trial.key: trial.scores[0] for trial in house.ledger.trials(first)}
+    for trial in house.ledger.trials(second):
+        assert trial.scores[0] == replace(known[trial.key], cached=True, seconds=0.0)
 
 
 def test_a_teacher_may_bring_its_weights(finished: tuple[House, str], tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from tests.search.chains import Chain
 from tests.workers.scripted import Answer, Calm, by_width, spec
 from workers.assignment import Assignment, Done, Failed, Lost, Outcome, Progress
 from workers.backends.base import WAIT
+from workers.finalists import FinalistsSession
 from workers.finals import Everyone
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import Claim
-from workers.sessions import FinalistsSession, SearchSession
+from workers.scores import Scores
+from workers.sessions import SearchSession
 
 CHAIN = Chain()
 
@@ -35,6 +37,7 @@ class Bench:
         self.ledger.submit(self.spec)
         self.claim = self.claimed()
         self.watch = Calm()
+        self.scores = Scores(MemoryArtifacts(), self.spec, CHAIN.space, "teacher", "digits")
 
     def claimed(self) -> Claim:
         claim = self.ledger.claim("tester", 1000)
@@ -46,7 +49,9 @@ class Bench:
         strategy: Strategy = Distinct(Projected(Random(Random.Options()), *projectors))
         strategy.open(CHAIN.space, 0)
         rungs = Rungs(self.spec.search.rungs, self.spec.search.reduction)
-        return SearchSession(self.claim, self.ledger, self.spec, CHAIN, strategy, rungs, self.levels, self.watch)
+        return SearchSession(
+            self.claim, self.ledger, self.scores, self.spec, CHAIN, strategy, rungs, self.levels, self.watch
+        )
 
     def work(self, session: SearchSession | FinalistsSession, answer: Answer, slots: int = 1) -> list[Assignment]:
         """Carries out everything, `slots` assignments at a time, oldest first."""
@@ -259,15 +264,15 @@ def narrow(outcome: Outcome) -> Done:
 
 
 class TestFinalists:
-    def finalists(self, bench: Bench, artifacts: MemoryArtifacts) -> Callable[[], FinalistsSession]:
+    def finalists(self, bench: Bench) -> Callable[[], FinalistsSession]:
         session = bench.session()
         bench.work(session, by_width)
         wanted = Everyone(session.conclude())
-        return lambda: FinalistsSession(bench.claim, bench.ledger, artifacts, bench.spec, wanted, bench.watch)
+        return lambda: FinalistsSession(bench.claim, bench.ledger, bench.scores, bench.spec, wanted, bench.watch)
 
     def test_each_is_trained_in_stretches_of_one_cosine(self) -> None:
-        bench, artifacts = Bench(), MemoryArtifacts()
-        make = self.finalists(bench, artifacts)
+        bench = Bench()
+        make = self.finalists(bench)
         given = bench.work(make(), by_width, slots=2)
         first = given[0].trial
         walked = [(a.start, a.stop, a.fresh) for a in given if a.trial == first]
@@ -276,26 +281,26 @@ class TestFinalists:
         assert len(given) == 6
 
     def test_the_best_on_validation_wins(self) -> None:
-        bench, artifacts = Bench(), MemoryArtifacts()
-        session = self.finalists(bench, artifacts)()
+        bench = Bench()
+        session = self.finalists(bench)()
         bench.work(session, by_width)
         ranked, failed = session.conclude()
         assert [result.accuracy for result in ranked] == sorted((r.accuracy for r in ranked), reverse=True)
         assert failed == {}
 
     def test_a_taken_over_finalist_goes_on_from_its_last_checkpoint(self) -> None:
-        bench, artifacts = Bench(), MemoryArtifacts()
-        make = self.finalists(bench, artifacts)
+        bench = Bench()
+        make = self.finalists(bench)
         session = make()
         first = session.next()
         assert isinstance(first, Assignment)
-        artifacts.put(first.write, b"weights")
+        bench.scores.artifacts.put(first.write, b"weights")
         again = next(a for a in bench.work(make(), by_width) if a.trial == first.trial)
         assert (again.start, again.read, again.fresh) == (20, first.write, False)
 
     def test_one_that_fails_leaves_the_field_to_the_other(self) -> None:
-        bench, artifacts = Bench(), MemoryArtifacts()
-        session = self.finalists(bench, artifacts)()
+        bench = Bench()
+        session = self.finalists(bench)()
         loser: list[str] = []
 
         def first_fails(assignment: Assignment) -> Done | Failed:
@@ -312,8 +317,8 @@ class TestFinalists:
         assert failed == {loser[0]: "NON_FINITE: nan"}
 
     def test_lost_stretches_are_repeated_from_their_start(self) -> None:
-        bench, artifacts = Bench(), MemoryArtifacts()
-        session = self.finalists(bench, artifacts)()
+        bench = Bench()
+        session = self.finalists(bench)()
         first = session.next()
         assert isinstance(first, Assignment)
         session.progress(first, Progress(step=15, loss=1.0))
@@ -322,7 +327,7 @@ class TestFinalists:
         assert again == first
 
     def test_who_is_wanted_later_is_trained_later(self) -> None:
-        bench, artifacts = Bench(), MemoryArtifacts()
+        bench = Bench()
         session = bench.session()
         bench.work(session, by_width)
         (finalists,) = session.conclude()
@@ -331,7 +336,7 @@ class TestFinalists:
             return finalists[: len(known) + 1]
 
         def make() -> FinalistsSession:
-            return FinalistsSession(bench.claim, bench.ledger, artifacts, bench.spec, one_by_one, bench.watch)
+            return FinalistsSession(bench.claim, bench.ledger, bench.scores, bench.spec, one_by_one, bench.watch)
 
         given = bench.work(make(), by_width, slots=2)
         assert [assignment.trial for assignment in given] == [trial.id for trial in finalists for _ in range(3)]
