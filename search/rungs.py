@@ -30,6 +30,11 @@ class Rungs:
                     return trial
         return None
 
+    def through(self, trials: Sequence[Trial], rung: int) -> list[Trial]:
+        """Those that go on from a rung at which all `trials` have been scored or have failed: one at least."""
+        scored = self._ranked(trials, rung)
+        return scored[: max(1, len(scored) // self.reduction)]
+
     def leader(self, trials: Sequence[Trial]) -> Trial | None:
         """
         The waiting trial to promote when nothing else is left to do and no trial stands on the last rung.

@@ -50,6 +50,7 @@ from workers.results import (
 )
 from workers.scores import Scores
 from workers.sessions import SearchSession, Watch
+from workers.steady import SteadySession
 from workers.stopwatch import (
     SENT_BACK,
     Stopwatch,
@@ -170,7 +171,7 @@ class Driver:
                 break
             trials += max(len(levels), trials // 4)
             self._note("SENT_BACK", trials=trials, factors=factors)
-            more = self._searched(teacher, factors, trials)
+            more = self._searched(teacher, factors, trials, again=True)
             found = [new or old for new, old in zip(more, found, strict=True)]
         if self._stopwatch.measurements:
             found = self._trimmed(teacher, found).finalists
@@ -183,7 +184,9 @@ class Driver:
             ),
         )
 
-    def _searched(self, teacher: TeacherResult, factors: Mapping[str, float], trials: int) -> list[list[Trial]]:
+    def _searched(
+        self, teacher: TeacherResult, factors: Mapping[str, float], trials: int, *, again: bool = False
+    ) -> list[list[Trial]]:
         """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
         costs, levels = self._costs(teacher), self._levels(teacher)
         try:
@@ -191,7 +194,9 @@ class Driver:
             levels, strategy = tighter, self._recipe.open_strategy(costs, tighter)
         except BudgetImpossible:
             strategy = self._recipe.open_strategy(costs, levels)
-        session = SearchSession(
+        # What is sent back was measured, which no seed repeats.
+        kind = SteadySession if self._spec.search.deterministic and not again else SearchSession
+        session = kind(
             self._claim,
             self._ledger,
             self._scores(teacher),

@@ -68,8 +68,12 @@ class SearchSession:
         self._trials = {trial.id: trial for trial in ledger.trials(claim.job_id)}
         self._exhausted = False
         self._pace = Pace()
+        self._recall()
+
+    def _recall(self) -> None:
+        """Lets the strategy know what is on record."""
         for trial in self._trials.values():
-            strategy.tell(trial)
+            self._strategy.tell(trial)
 
     @property
     def slots(self) -> int:
@@ -165,7 +169,11 @@ class SearchSession:
         return not trial.scores or trial.attempt > 0
 
     def _proposed(self) -> Trial | None:
-        if self._exhausted or len(self._trials) >= self._limit:
+        return None if len(self._trials) >= self._limit else self._propose()
+
+    def _propose(self) -> Trial | None:
+        """What the strategy asks for next, put on record; None when it has nothing left to ask for."""
+        if self._exhausted:
             return None
         proposal = self._strategy.ask()
         if proposal is None:

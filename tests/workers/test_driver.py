@@ -149,6 +149,15 @@ def test_a_second_job_finds_the_teacher_and_the_scores_kept(finished: tuple[Hous
         assert trial.scores[0] == replace(known[trial.key], cached=True, seconds=0.0)
 
 
+def test_a_deterministic_job_promotes_nobody_before_all_are_scored(finished: tuple[House, str]) -> None:
+    house, first = finished
+    state, job = house.drive(small_spec(search={**small_spec().search.model_dump(mode="json"), "deterministic": True}))
+    assert state is JobState.SUCCEEDED
+    told = [event.data["rung"] for event in house.ledger.events(job) if event.kind == "TRIAL_SCORED"]
+    assert told == [0, 0, 0, 0, 1, 1]
+    assert {trial.key for trial in house.ledger.trials(job)} == {trial.key for trial in house.ledger.trials(first)}
+
+
 def test_a_teacher_may_bring_its_weights(finished: tuple[House, str], tmp_path: Path) -> None:
     house, _ = finished
     spec = small_spec()
