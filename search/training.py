@@ -74,6 +74,11 @@ class Pupil:
         self.step, self.momentum = 0, {}
 
 
+def step_of(checkpoint: bytes) -> int:
+    """The step that a pupil had reached when it left this checkpoint."""
+    return int(load(checkpoint)["step"])
+
+
 def train(
     pupil: Pupil, source: Source, distiller: Distiller, schedule: Schedule, stretch: Stretch
 ) -> Iterator[tuple[int, float]]:
@@ -139,9 +144,10 @@ def _optimiser(named: list[tuple[str, nn.Parameter]], momentum: Momentum, schedu
         fused=True,
     )
     for name, parameter in named:
-        if name in momentum:
-            # In the parameter's layout, which the fused step wants.
-            optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
+        # In the parameter's layout and never missing, as the fused step wants it; of an elastic student some have no
+        # gradient for a while. A first step from zero is the first step.
+        buffer = torch.zeros_like(parameter)
+        optimiser.state[parameter]["momentum_buffer"] = buffer.copy_(momentum[name]) if name in momentum else buffer
     return optimiser
 
 
