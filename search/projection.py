@@ -31,6 +31,7 @@ class Projector:
         self._model, self._space, self.budget = model, model.space, budget
         sites = self._space.sites
         self._widths = np.array([site.kind == "width" for site in sites], dtype=bool)
+        self._ladders = {at: np.array(sites[at].choices) for at in np.flatnonzero(self._widths)}
         self._removals = np.array([site.kind == "removal" for site in sites], dtype=bool)
         self._full = np.array([site.full for site in sites], dtype=np.int64)
         self._least = np.array([site.least for site in sites], dtype=np.int64)
@@ -48,7 +49,7 @@ class Projector:
     def _shrink(self, wanted: Choices) -> Choices:
         kept = wanted.copy()
         while True:
-            ladder = np.stack([self._scaled(kept, scale) for scale in _SCALES])
+            ladder = self._scaled(kept)
             fitting = self.budget.fits(self._model.costs_of(ladder))
             if fitting.any():
                 chosen: Choices = ladder[int(fitting.argmax())]
@@ -58,13 +59,13 @@ class Projector:
                 return self._witness.copy()
             kept = lighter
 
-    def _scaled(self, choices: Choices, scale: float) -> Choices:
-        scaled = choices.copy()
-        for at, site in enumerate(self._space.sites):
-            if self._widths[at]:
-                fitting = [choice for choice in site.choices if choice <= scale * choices[at]]
-                scaled[at] = fitting[-1] if fitting else site.least
-        return scaled
+    def _scaled(self, choices: Choices) -> Choices:
+        """Its widths scaled down by every one of `_SCALES` to the next choice there is, `[scales, sites]`."""
+        ladder = np.repeat(choices[None], len(_SCALES), axis=0)
+        for at, widths in self._ladders.items():
+            below = np.searchsorted(widths, _SCALES * choices[at], side="right") - 1
+            ladder[:, at] = widths[np.maximum(below, 0)]
+        return ladder
 
     def _lighter(self, choices: Choices) -> Choices | None:
         """

@@ -20,13 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-# Read by Ray when it is imported: no tables on stdout, no CSV or TensorBoard files, no usage reports, no chdir.
+# Read by Ray: no tables on stdout, no CSV or TensorBoard files, no usage reports, no chdir, no snapshots of all trials.
 os.environ.update(
     RAY_AIR_NEW_OUTPUT="0",
     RAY_CHDIR_TO_TRIAL_DIR="0",
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     RAY_USAGE_STATS_ENABLED="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_GLOBAL_CHECKPOINT_S="inf",
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
 )
 
