@@ -5,7 +5,9 @@ How fast a budget is proved, and how large the programme for it is.
 
 Three questions of each network: the exact bounds of every metric; whether some student keeps three limits at once (30 %
 of the macs and of the params, 70 % of the activation bytes) though operators make costs contradict each other; and,
-among all that keep them, the one with the least harm, by made-up harms. Then the whole plan of a job on ResNet-50.
+among all that keep them, the one with the least harm, by made-up harms. Then, without operators, what a job's next
+budget takes once harms are known: the optimum and eight near-optima kept apart. Then the whole plan of a job on
+ResNet-50.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ from search.surgery import survey
 NETWORKS = ("resnet50", "densenet201", "mobilenet_v2", "efficientnet_b0")
 SPACE = SpaceSpec(operators=("low_rank", "separable"))
 SHARES = {"macs": 0.3, "params": 0.3, "activation_bytes": 0.7}
+KNOWN = (
+    ("small_resnet", {"width": 24, "depth": 2}, SpaceSpec(divisor=2), 32),
+    ("small_mobilenet", {}, SpaceSpec(divisor=2), 32),
+    ("torchvision", {"builder": "resnet50"}, SpaceSpec(), 224),
+    ("torchvision", {"builder": "densenet201"}, SpaceSpec(), 224),
+)
+BUDGETS = ({"macs": 0.5}, {"macs": 0.2}, {"macs": 0.1}, {"params": 0.1}, SHARES)
+SECONDS = 20.0
 
 
 def harms(space: Space) -> list[list[float]]:
@@ -67,9 +77,36 @@ def main() -> None:
             f"{'yes' if best.proved else 'no':>8}{best.gap:10.1e}",
             flush=True,
         )
+    near_optima()
     with tempfile.TemporaryDirectory() as name:
         whole, survey_alone = whole_plan(Path(name))
         print(f"plan of resnet50, three limits: {whole:.1f} s, of which its survey {survey_alone:.1f} s")
+
+
+def near_optima() -> None:
+    """Harm of the optimum and of the eighth near-optimum, and how much better each could be at most."""
+    print(
+        f"{'known harms':14}{'limits':>42}{'optimum':>10}{'gap':>7}{'all eight':>11}{'found':>7}{'harms':>18}{'gap':>7}"
+    )
+    for name, options, rules, size in KNOWN:
+        model = Catalog().make("teachers", Pick(name=name, options=options)).build((3, size, size), 10)
+        found = survey(model, torch.randn(1, 3, size, size), rules)
+        for shares in BUDGETS:
+            limits = {metric: int(share * found.cost[metric]) for metric, share in shares.items()}
+            table, planner = harms(found.space), Planner(found.polynomials, seconds=SECONDS)
+            began = time.perf_counter()
+            best = planner.minimise(table, limits)
+            alone = time.perf_counter() - began
+            began = time.perf_counter()
+            answers = planner.diverse(table, limits, 8)
+            together = time.perf_counter() - began
+            values = [answer.value for answer in answers if answer.value is not None]
+            print(
+                f"{options.get('builder', name)!s:14}{shares!s:>42}{alone:8.2f} s{best.gap:7.1%}{together:9.1f} s"
+                f"{len(values):7}{f'{min(values):.3f} to {max(values):.3f}' if values else '':>18}"
+                f"{max(answer.gap for answer in answers):7.1%}",
+                flush=True,
+            )
 
 
 def whole_plan(folder: Path) -> tuple[float, float]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from search.batches import Cached, Normalise
@@ -34,9 +33,6 @@ _SECONDS = 0.8
 """After so long no further step is begun."""
 _IMAGES = 16
 """Images a timed step has at most."""
-_DRAWS = 20
-_DRAWN_TRIALS = 240
-"""How often, and with how many trials, promotions are played through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,29 +141,17 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def promoted(rungs: Rungs, trials: int) -> list[Span]:
+def promoted(rungs: Rungs, trials: int, levels: int = 1) -> list[Span]:
     """
-    How many trials reach each rung when the best of those scored so far go on and nobody waits: played through with
-    trials in random order; low is the fewest of all plays, high the most.
+    How many trials reach each rung: the same share of every level's trials, rounded, one of each level at least. Low is
+    when all belong to one level, high when each level has as many as another.
     """
-    rng, count = np.random.default_rng(0), min(trials, _DRAWN_TRIALS)
-    plays = np.array([_play(rungs, rng.permutation(count)) for _ in range(_DRAWS)]) * (trials / count)
-    return [Span(float(rung.min()), float(rung.mean()), float(rung.max())) for rung in plays.T]
-
-
-def _play(rungs: Rungs, ranks: NDArray[np.int64]) -> list[int]:
-    """Trials at each rung, when a trial's rank (0 is best) is the same at all rungs."""
-    counts, arriving = [len(ranks)], ranks.tolist()
-    for _ in rungs.steps[1:]:
-        seen: list[int] = []
-        gone: dict[int, None] = {}
-        for rank in arriving:
-            seen.append(rank)
-            for best in sorted(seen)[: len(seen) // rungs.reduction]:
-                gone.setdefault(best)
-        arriving = list(gone) or [min(arriving)]  # one is taken to the end when none would be
-        counts.append(len(arriving))
-    return counts
+    each = [trials // levels + (level < trials % levels) for level in range(levels)]
+    together, apart = rungs.counts(trials), np.sum([rungs.counts(count) for count in each], axis=0).tolist()
+    return [
+        Span(float(low), float(high + low) / 2, float(high))
+        for low, high in ((min(pair), max(pair)) for pair in zip(together, apart, strict=True))
+    ]
 
 
 def phases(
@@ -198,7 +182,7 @@ def phases(
         student.look.times(sizes["validation"] + spec.search.calibration_batches * EVALUATION_BATCH),
     )
     reached = 0
-    for step, trials in zip(rungs.steps, promoted(rungs, spec.search.trials), strict=True):
+    for step, trials in zip(rungs.steps, promoted(rungs, spec.search.trials, levels), strict=True):
         searched += trials * (student.learn.times((step - reached) * spec.search.training.batch_size) + scored)
         reached = step
     trained = student.learn.times(spec.finalists.steps * spec.finalists.training.batch_size) + scored

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import beta
 from torch import nn
 
 from search.budget import Budget
 from search.estimate import NOTHING, Pace, compute_hours, middle, pace, phases
+from search.evidence import share
 from search.planner import Planner
 from search.plugins import CostModel, DatasetInfo, Distiller, SplitName
 from search.projection import Projector
@@ -29,7 +29,6 @@ from search.surgery import Survey
 _DRAWN = 100_000
 _PIECE = 10_000
 _DRAWING_SECONDS = 3.0
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -107,17 +106,6 @@ def drawn(model: CostModel, count: int) -> dict[str, NDArray[np.int64]]:
         choices = [rng.choice(np.asarray(site.choices, dtype=np.int64), rows) for site in model.space.sites]
         pieces.append(model.costs_of(np.stack(choices, axis=1)))
     return {metric: np.concatenate([piece[metric] for piece in pieces]) for metric in pieces[0]}
-
-
-def share(fitting: int, count: int) -> tuple[float, float]:
-    """
-    Between which two shares of a space lies the share that fits, when `fitting` of `count` drawn do: the exact interval
-    of 95 % confidence (Clopper and Pearson, doi.org/10.1093/biomet/26.4.404).
-    """
-    tail = (1 - _CONFIDENCE) / 2
-    low = float(beta.ppf(tail, fitting, count - fitting + 1)) if fitting else 0.0
-    high = float(beta.ppf(1 - tail, fitting + 1, count - fitting)) if fitting < count else 1.0
-    return low, high
 
 
 def _level(budget: Budget, student: Mapping[str, int], draws: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:

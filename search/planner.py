@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from search.costs.gates import Gate, gates_of
+from search.costs.gates import Gate, active, gates_of
 from search.costs.polynomial import Polynomials, Terms
 from search.costs.question import Answer, Demand, Goal, Question
 from search.costs.reduced import Table, undominated
@@ -74,6 +75,55 @@ class Planner:
         if objective in self._polynomials.rates:
             return self._in_units(objective, self._largest(objective, limits, floors, demands))
         return self._in_units(objective, self._smallest(objective, limits, floors, demands))
+
+    def diverse(
+        self,
+        table: Table,
+        limits: Limits | None = None,
+        count: int = 8,
+        *,
+        apart: float = 0.2,
+        gap: float = 0.02,
+    ) -> list[Answer]:
+        """
+        Up to `count` candidates of little harm within all limits, the least harmful first, no two of them alike.
+
+        Any two differ at a share of `apart` of the sites that are not void in the earlier one; two steps, or the whole
+        way where a site has but two choices, make a whole site, one step half of one. The first is the optimum, and
+        each further one is the least harmful that differs from all before it, but for about `gap`. All of them together
+        take about `seconds`, half of which the first may take; fewer come back when there are no more, or time is up.
+        """
+        began = time.monotonic()
+        answers: list[Answer] = []
+        demands: list[Demand] = []
+        for left in range(count, 0, -1):
+            spare = self._seconds - (time.monotonic() - began)
+            if answers and spare <= 0:
+                break
+            answer = self._ask(
+                Goal(table=table),
+                limits,
+                None,
+                demands,
+                gap=gap if answers else 0.0,
+                seconds=spare / min(left, 2) if not answers else max(spare / left, min(spare, 1.0)),
+            )
+            if answer.choices is None:
+                return answers or [answer]
+            answers.append(answer)
+            demands.append(self._unlike(answer.choices, apart))
+        return sorted(answers, key=lambda answer: math.inf if answer.value is None else answer.value)
+
+    def _unlike(self, choices: NDArray[np.int64], apart: float) -> Demand:
+        """That a candidate is so far from another one, `[sites]`."""
+        shown = active(self._gates, self._polynomials.choices, choices[None])[0]
+        table = []
+        for site, offered in enumerate(self._polynomials.choices):
+            steps = np.abs(np.arange(len(offered)) - offered.index(int(choices[site])))
+            alike = np.maximum(0.0, 1 - steps / max(1, min(len(offered) - 1, 2)))
+            table.append((alike * (shown[site] and len(offered) > 1)).tolist())
+        sites = sum(max(likeness) for likeness in table)
+        return Demand(table, (1 - apart) * sites if sites else -1.0)
 
     def maximise(
         self, metric: str, limits: Limits | None = None, floors: Limits | None = None, demands: Sequence[Demand] = ()
@@ -198,6 +248,8 @@ class Planner:
         demands: Sequence[Demand] = (),
         *,
         any_will_do: bool = False,
+        gap: float = 0.0,
+        seconds: float | None = None,
     ) -> Answer:
         costs = self._polynomials
         at_most = [
@@ -209,8 +261,8 @@ class Planner:
             (costs.sums[metric], (floor - 1) * costs.fractions.get(metric, 1) + 1)
             for metric, floor in (floors or {}).items()
         ]
-        question = Question(costs, self._gates, goal, at_most, at_least, demands, any_will_do)
-        return question.answer(self._seconds)
+        question = Question(costs, self._gates, goal, at_most, at_least, demands, any_will_do, gap)
+        return question.answer(self._seconds if seconds is None else seconds)
 
     def _widest(self, limits: Limits) -> Goal:
         """The largest cost relative to its limit."""

@@ -58,7 +58,8 @@ class Recipe:
 
     @property
     def rungs(self) -> Rungs:
-        return Rungs(self.spec.search.rungs, self.spec.search.reduction)
+        search = self.spec.search
+        return Rungs(search.rungs, search.reduction, search.exempt, search.seed)
 
     @cached_property
     def teacher_key(self) -> str:

@@ -156,7 +156,7 @@ class SearchSpec(Part):
     deterministic: bool = False
     """The same seed gives the same result with any number of workers: trials of a rung wait for each other."""
     reduction: int = Field(3, ge=2, le=16)
-    """One in this many of the trials scored so far at a rung may go on; more do when later ones turn out better."""
+    """One in this many of the trials that come to a rung goes on to the next, and one of each level at least."""
     views: int = Field(4, ge=1, le=64)
     """Augmented copies of the training set for which the teacher's outputs are cached."""
     calibration_batches: int = Field(4, ge=1, le=1000)

@@ -40,8 +40,8 @@ class SearchSession:
     Proposes trials, promotes them from rung to rung, and records what becomes of them. What the same network scored in
     the same setting before is not handed out but taken over.
 
-    Promotion goes before a new proposal. Of a former driver's trials, those it had running are pending again and are
-    handed out first; their attempts stay counted.
+    A new proposal goes before promotion, which is the better the more trials are compared. Of a former driver's trials,
+    those it had running are pending again and are handed out first; their attempts stay counted.
 
     With several levels, loosest first, a trial belongs to the tightest whose budget it keeps, is compared with those of
     its level alone, and may in the end be a finalist of every level that it fits.
@@ -140,7 +140,7 @@ class SearchSession:
 
     def _due(self) -> Trial | None:
         """The trial that is to be taken further next."""
-        return self._interrupted() or self._promotable() or self._proposed() or self._leader()
+        return self._interrupted() or self._proposed() or self._promotable()
 
     def _by_level(self) -> list[list[Trial]]:
         groups: list[list[Trial]] = [[] for _ in self._levels]
@@ -149,15 +149,9 @@ class SearchSession:
         return groups
 
     def _promotable(self) -> Trial | None:
-        found = [trial for group in self._by_level() if (trial := self._rungs.promotable(group))]
+        to_come = 0 if self._exhausted else max(0, self._limit - len(self._trials))
+        found = [trial for group in self._by_level() if (trial := self._rungs.promotable(group, to_come))]
         return max(found, key=lambda trial: trial.rung, default=None)
-
-    def _leader(self) -> Trial | None:
-        """Of a level in which nothing is under way that could still come before it."""
-        for group in self._by_level():
-            if all(trial.state is not State.RUNNING for trial in group) and (leader := self._rungs.leader(group)):
-                return leader
-        return None
 
     def _interrupted(self) -> Trial | None:
         """A trial that was proposed, promoted or under way when its worker or its driver died."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.costs.polynomial import Polynomials
 
@@ -51,6 +52,25 @@ def gates_of(polynomials: Polynomials) -> dict[int, Gate]:
                 gates[site] = Gate(other, frozenset(outer[other]))
                 break
     return gates
+
+
+def active(gates: Mapping[int, Gate], choices: Sequence[tuple[int, ...]], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """`[n, sites]`: whether a site is not void; for candidates `[n, sites]`, given the choices of every site."""
+    found = np.ones(rows.shape, dtype=bool)
+    done = {site for site in range(rows.shape[1]) if site not in gates}
+
+    def look(site: int) -> None:
+        if site in done:
+            return
+        gate = gates[site]
+        look(gate.site)
+        closed = [choices[gate.site][at] for at in gate.closed]
+        found[:, site] = found[:, gate.site] & ~np.isin(rows[:, gate.site], closed)
+        done.add(site)
+
+    for site in range(rows.shape[1]):
+        look(site)
+    return found
 
 
 def _leads(gates: Mapping[int, Gate], start: int, goal: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from search.costs.gates import Gate
+from search.costs.gates import Gate, active
 from search.costs.linear import Expression, Programme, Row
 from search.costs.polynomial import Polynomials, Terms
 from search.costs.reduced import Reduced, Table, reduced
@@ -85,7 +85,10 @@ class Demand:
 
 @dataclass(frozen=True)
 class Question:
-    """`at_most` and `at_least` limit sums; with `any_will_do` the first candidate found is the answer."""
+    """
+    `at_most` and `at_least` limit sums; with `any_will_do` the first candidate found is the answer, and with `gap` one
+    that is proved to be worse than the best by about that share at most.
+    """
 
     polynomials: Polynomials
     gates: Mapping[int, Gate]
@@ -94,6 +97,7 @@ class Question:
     at_least: Sequence[tuple[Terms, int]] = ()
     demands: Sequence[Demand] = ()
     any_will_do: bool = False
+    gap: float = 0.0
 
     def answer(self, seconds: float) -> Answer:
         """Within about so many seconds."""
@@ -169,7 +173,7 @@ class Question:
             seconds = deadline - time.monotonic()
             if seconds <= 0:
                 break
-            gap = 0.5 if self.any_will_do else 0.0
+            gap = 0.5 if self.any_will_do else self.gap
             found = programme.solve(goals, limits, taken_out, seconds=seconds, slack=_SLACK, gap=gap)
             bound = math.inf if found.infeasible else max(bound, found.bound * scale)
             if found.positions is not None:
@@ -185,7 +189,7 @@ class Question:
             if (best is not None and best[0] - bound < within) or bound == math.inf:
                 bound = best[0] if best else bound
                 break
-            if found.positions is None or not found.complete:
+            if found.positions is None or not found.complete or (self.gap and best is not None):
                 break
             if attempt == 2 and best is None:
                 best = self._strictly(programme, left, goals, deadline)
@@ -262,31 +266,13 @@ class Question:
 
     def _added(self, rows: Rows, table: Table) -> NDArray[np.float64]:
         total = np.zeros(len(rows))
-        active = self._active(rows)
+        shown = active(self.gates, self.polynomials.choices, rows)
         for site, numbers in enumerate(table):
             positions = np.searchsorted(self.polynomials.choices[site], rows[:, site])
-            total += np.where(active[:, site], np.asarray(numbers, dtype=np.float64)[positions], 0.0)
+            total += np.where(shown[:, site], np.asarray(numbers, dtype=np.float64)[positions], 0.0)
         return total
-
-    def _active(self, rows: Rows) -> NDArray[np.bool_]:
-        """`[n, sites]`: whether a site is not void."""
-        active = np.ones(rows.shape, dtype=bool)
-        done = {site for site in range(rows.shape[1]) if site not in self.gates}
-
-        def look(site: int) -> None:
-            if site in done:
-                return
-            gate = self.gates[site]
-            look(gate.site)
-            closed = [self.polynomials.choices[gate.site][at] for at in gate.closed]
-            active[:, site] = active[:, gate.site] & ~np.isin(rows[:, gate.site], closed)
-            done.add(site)
-
-        for site in range(rows.shape[1]):
-            look(site)
-        return active
 
     def _canonical(self, row: Rows) -> Rows:
         last = np.array([choices[-1] for choices in self.polynomials.choices], dtype=np.int64)
-        canonical: Rows = np.where(self._active(row[None])[0], row, last)
+        canonical: Rows = np.where(active(self.gates, self.polynomials.choices, row[None])[0], row, last)
         return canonical

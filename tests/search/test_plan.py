@@ -18,8 +18,9 @@ from scipy.stats import binom
 from search.budget import Budget
 from search.errors import BudgetImpossible
 from search.estimate import NOTHING, Pace, Span, compute_hours, phases, promoted
+from search.evidence import share
 from search.files import Files
-from search.plan import drawn, share
+from search.plan import drawn
 from search.projection import Projector
 from search.recipe import Recipe, prepare
 from search.rungs import Rungs
@@ -203,16 +204,16 @@ def test_a_teacher_with_weights_is_looked_at_and_not_taught() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 60), st.integers(2, 5), st.integers(1, 4))
-def test_promotions_are_those_of_the_search(trials: int, reduction: int, count: int) -> None:
+@given(st.integers(1, 60), st.integers(2, 5), st.integers(1, 4), st.floats(0, 0.5))
+def test_promotions_are_those_of_the_search(trials: int, reduction: int, count: int, exempt: float) -> None:
     """Played through by the rule of the search itself, one trial after the other."""
-    rungs = Rungs(tuple(range(1, count + 1)), reduction)
-    played = promoted(rungs, trials)
-    assert played[0] == even(float(trials))
+    rungs = Rungs(tuple(range(1, count + 1)), reduction, exempt)
     reached = _reached(rungs, np.random.default_rng(1).permutation(trials).tolist())
-    for span, number in zip(played, reached, strict=True):
-        assert span.low * 0.5 - 2 <= number <= span.high * 1.5 + 2
-        assert 1 <= span.low <= span.expected <= span.high <= trials
+    assert promoted(rungs, trials) == [even(float(number)) for number in reached]
+
+
+def test_of_a_ladder_one_trial_of_every_level_goes_on_at_least() -> None:
+    assert promoted(Rungs((10, 20), 3), 7, levels=3) == [even(7.0), Span(2.0, 2.5, 3.0)]
 
 
 def _reached(rungs: Rungs, ranks: list[int]) -> list[int]:
@@ -228,10 +229,8 @@ def _reached(rungs: Rungs, ranks: list[int]) -> list[int]:
 
     for number, rank in enumerate(ranks):
         known.append(advance(Trial(str(number), number, str(rank), {}, {}, {}, State.PENDING)))
-        while (best := rungs.promotable(known)) is not None:
+        while (best := rungs.promotable(known, len(ranks) - number - 1)) is not None:
             known[best.number] = advance(best)
-    while (best := rungs.leader(known)) is not None:
-        known[best.number] = advance(best)
     return [sum(trial.rung > rung for trial in known) for rung in range(len(rungs.steps))]
 
 

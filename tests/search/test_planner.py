@@ -274,3 +274,55 @@ def test_a_question_without_time_is_left_open(monkeypatch: pytest.MonkeyPatch) -
     assert answer.outcome == "unknown"
     assert not answer.proved
     assert answer.gap == math.inf
+
+
+def unlikeness(costs: Polynomials, one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """The share of the sites that count in `one` at which `other` is elsewhere; a step apart is half a site."""
+    gates = gates_of(costs)
+
+    def shown(site: int, row: NDArray[np.int64]) -> bool:
+        gate = gates.get(site)
+        return gate is None or (
+            shown(gate.site, row) and costs.choices[gate.site].index(row[gate.site]) not in gate.closed
+        )
+
+    apart = []
+    for site, choices in enumerate(costs.choices):
+        if len(choices) > 1 and shown(site, one):
+            steps = abs(choices.index(one[site]) - choices.index(other[site]))
+            apart.append(min(1.0, steps / min(2, len(choices) - 1)) if shown(site, other) else 1.0)
+    return sum(apart) / len(apart)
+
+
+@pytest.mark.timeout(60)
+def test_near_optima_are_each_the_least_harmful_that_is_unlike_those_before(way: str) -> None:
+    @settings(max_examples=6, deadline=None)
+    @given(polynomials(), budgets, st.integers(0, 2**32 - 1))
+    def holds(costs: Polynomials, shares: dict[str, float], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        table = [rng.uniform(0, 9, len(own)).tolist() for own in costs.choices]
+        limits, rows = limits_of(costs, shares), everyone(costs)
+        fits = keeping(costs(rows), limits)
+        harm = np.where(fits, harm_of(costs, table, rows), math.inf)
+        answers = Planner(costs, seconds=SECONDS).diverse(table, limits, 3, apart=0.3, gap=0.0)
+        if not fits.any():
+            assert [answer.outcome for answer in answers] == ["infeasible"]
+            return
+        for answer in answers:
+            assert answer.choices is not None
+            assert answer.outcome == "optimal"
+            assert answer.value == pytest.approx(harm.min(), abs=1e-4)
+            far = [unlikeness(costs, answer.choices, row) >= 0.3 - 1e-9 for row in rows]
+            harm = np.where(far, harm, math.inf)
+        assert len(answers) == 3 or np.isinf(harm).all()
+
+    holds()
+
+
+def test_near_optima_come_within_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(question, "_ENUMERATED", 1)
+    rng = np.random.default_rng(0)
+    values = rng.integers(10**6, 2 * 10**6, (60, 4)).tolist()
+    harm = [[-float(value) for value in own] for own in values]
+    [answer] = Planner(knapsack(values), seconds=0.0).diverse(harm, {"macs": 90_000_001}, 4)
+    assert answer.outcome == "unknown"
