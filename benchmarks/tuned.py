@@ -87,7 +87,8 @@ def tune_tpe(bench: Bench, budget: Budget, seed: int, compute: Compute, options:
         fitting = [metrics for metrics in ended if metrics["fits"]]
         note = f"{len(fitting)} of {len(ended)} trials within the budget"
         if not fitting:
-            return Found(None, note)
+            nearest = min(metrics["excess"] for metrics in ended)
+            return Found(None, f"{note}, the nearest {nearest:.1f} times its limit")
         best = max(fitting, key=lambda metrics: metrics["accuracy"])
         pupil = Pupil(bench.survey.graft(_candidate(bench.survey, best["config"])))
         pupil.restore((folder / f"{best['trial_id']}.safetensors").read_bytes())
@@ -145,6 +146,7 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
             "objective": reached - self._options.penalty * max(0.0, excess - 1),
             "accuracy": reached,
             "fits": self._budget.holds(cost),
+            "excess": excess,
             "samples": compute.samples,
             "seconds": compute.seconds,
             "done": True,
