@@ -40,9 +40,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "supervised": "search.distillers.supervised:Supervised",
     },
     "strategies": {
-        "uniform": "search.strategies.uniform:Uniform",
+        "planned": "search.strategies.planned:Planned",
+        "evolution": "search.strategies.evolution:Evolution",
+        "gp": "search.strategies.gp:Gp",
+        "nsga2": "search.strategies.nsga2:Nsga2",
         "random": "search.strategies.random:Random",
         "tpe": "search.strategies.tpe:Tpe",
+        "uniform": "search.strategies.uniform:Uniform",
     },
     "costs": {
         "macs": "search.costs.counted:Macs",

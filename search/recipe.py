@@ -26,12 +26,12 @@ from search.latency.model import Timed
 from search.latency.quick import quickly
 from search.plan import Checked, plan
 from search.planner import Planner
-from search.plugins import Dataset, DatasetInfo, Distiller, Strategy, Teacher
+from search.plugins import Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher
 from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
 from search.spec import JobSpec, Pick, SpaceSpec
-from search.strategies.wrappers import Distinct, Projected
+from search.strategies.wrappers import Distinct, Projected, Started
 from search.surgery import Survey, survey
 from search.teachers.weights import load_weights
 
@@ -137,10 +137,14 @@ class Recipe:
         least = planner.best(goal.cheapest, levels[0].limits).value
         return levels if least is None else _steps(levels[0], goal.cheapest, int(least), teacher[goal.cheapest])
 
-    def open_strategy(self, found: Costs, levels: Sequence[Budget]) -> Strategy:
-        """The strategy with its proposals kept distinct, and within the levels in turn."""
-        strategy = Distinct(Projected(self.strategy, *(Projector(found, budget) for budget in levels)))
-        strategy.open(found.space, self.spec.search.seed)
+    def open_strategy(self, found: Costs, levels: Sequence[Budget], starts: Sequence[Start] = ()) -> Strategy:
+        """
+        The strategy with its proposals kept distinct, and within the levels in turn; `starts` (`search.starts`) are
+        proposed before all else.
+        """
+        projected = Projected(self.strategy, *(Projector(found, budget) for budget in levels))
+        strategy = Distinct(Started(projected))
+        strategy.open(found.space, self.spec.search.seed, starts)
         return strategy
 
     def plan(self) -> dict[str, Any]:

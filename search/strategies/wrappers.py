@@ -1,4 +1,7 @@
-"""Strategies around strategies: `Projected` keeps proposals within the budget, `Distinct` keeps them different."""
+"""
+Strategies around strategies: `Started` proposes what is known to be worth it first, `Projected` keeps proposals within
+the budget, `Distinct` keeps them different.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,38 @@ from search.trial import Trial
 _TRIES = 100
 
 
+class Started:
+    """
+    Proposes the starts first, in their order and as they are; then asks the strategy below, which is told of them.
+
+    What became of a start is noted with its trial: its level and its kind.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+        self._known, self._starts = set[str](), list[Start]()
+
+    @property
+    def needs_plan(self) -> bool:
+        return self._strategy.needs_plan
+
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
+        self._known, self._starts = set(), list(starts)
+        self._strategy.open(space, seed, starts)
+
+    def ask(self) -> Proposal | None:
+        while self._starts:
+            start = self._starts.pop(0)
+            if start.candidate.key not in self._known:
+                notes = {"level": start.level, "start": start.kind}
+                return Proposal(start.candidate, start.candidate, notes, start.level)
+        return self._strategy.ask()
+
+    def tell(self, trial: Trial) -> None:
+        self._known.add(trial.key)
+        self._strategy.tell(trial)
+
+
 class Projected:
     """
     Projects what the strategy below proposes; the strategy is still told its own proposal (`Trial.origin`).
@@ -22,8 +57,8 @@ class Projected:
     A sampler models what it drew itself; the projected candidate may be a point it would never draw. With several
     projectors, one a level and the loosest first, each new trial is the next level's turn; a level that does nothing
     but repeat what is known passes its turn on, so that one with few students left does not hold up the others. The
-    sampler is then told how far a score lies above the mean of its level so far: told the scores themselves, it would
-    learn that loose budgets are good ones, and nothing about networks.
+    sampler is then told how far a score lies above the mean of its level so far, in what it is ranked by: told the
+    scores themselves, it would learn that loose budgets are good ones, and nothing about networks.
     """
 
     def __init__(self, strategy: Strategy, *projectors: Projector) -> None:
@@ -34,7 +69,7 @@ class Projected:
     def _forget(self) -> None:
         self._known, self._repeats = set[str](), 0
         self._scores: dict[tuple[int, int], dict[str, float]] = {}
-        """Accuracies by level and rung, and there by candidate."""
+        """What trials are ranked by, by level and rung, and there by candidate."""
 
     @property
     def needs_plan(self) -> bool:
@@ -63,8 +98,10 @@ class Projected:
         level, scores = level_of(self._levels, trial.cost), []
         for score in trial.scores:
             peers = self._scores.setdefault((level, score.rung), {})
-            peers[trial.key] = score.accuracy
-            scores.append(replace(score, accuracy=score.accuracy - fmean(peers.values())))
+            value, _ = score.rank
+            peers[trial.key] = value
+            above = value - fmean(peers.values())
+            scores.append(replace(score, accuracy=above) if score.step else replace(score, kl=-above))
         return replace(trial, scores=tuple(scores))
 
 

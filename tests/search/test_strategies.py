@@ -3,16 +3,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from search.budget import Budget
 from search.catalog import BUILT_IN, Catalog
 from search.part import Part
-from search.plugins import Proposal, Strategy
+from search.plugins import Proposal, Start, Strategy
 from search.projection import Projector
 from search.spec import Pick
+from search.strategies.breeding import mutant
 from search.strategies.random import Random
-from search.strategies.wrappers import Distinct, Projected
+from search.strategies.wrappers import Distinct, Projected, Started
 from search.trial import Score, State, Trial
 from tests.search.chains import Chain
 
@@ -94,17 +96,40 @@ def test_uniform_proposes_the_teacher_first_and_then_takes_blocks_away() -> None
     assert proposals[2] is None
 
 
-def test_tpe_learns() -> None:
-    """After 40 trials it proposes wider networks than chance where wide is good."""
-    tpe = Catalog().make("strategies", Pick(name="tpe"))
-    tpe.open(SPACE, seed=1)
-    values = []
-    for number in range(40):
-        proposal = tpe.ask()
-        values.append(wide_is_good(proposal))
-        tpe.tell(scored(number, proposal, values[-1]))
+LEARNING = {"tpe": {}, "gp": {"startup": 6}, "nsga2": {"population": 8}, "evolution": {"pool": 8}, "planned": {}}
+
+
+@pytest.mark.parametrize("name", sorted(LEARNING.keys() - {"gp"}))  # which takes its time
+def test_it_learns_also_after_a_replay(name: str) -> None:
+    """It comes to propose wider networks than chance where wide is good, though another process goes on half way."""
+    values, trials, each = list[float](), list[Trial](), 20
+    for half in range(2):
+        strategy = Catalog().make("strategies", Pick(name=name, options=LEARNING[name]))
+        strategy.open(SPACE, seed=1)
+        for trial in trials:
+            strategy.tell(trial)
+        for number in range(half * each, half * each + each):
+            proposal = strategy.ask()
+            values.append(wide_is_good(proposal))
+            trials.append(scored(number, proposal, values[-1]))
+            strategy.tell(trials[-1])
     chance = 10 / 16  # mean width over full width of an even draw
-    assert sum(values[-20:]) / 20 > chance + 0.1
+    assert sum(values[-each + 2 :]) / (each - 2) > chance + 0.1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", LEARNING)
+def test_the_untrained_are_told_by_their_nearness_to_the_teacher(name: str) -> None:
+    """Accuracies that say the contrary are not listened to."""
+    strategy, values = Catalog().make("strategies", Pick(name=name, options=LEARNING[name])), list[float]()
+    strategy.open(SPACE, seed=2)
+    for number in range(12 if name == "gp" else 24):
+        proposal = strategy.ask()
+        values.append(wide_is_good(proposal))
+        score = Score(0, 0, 1 - values[-1], 1 - values[-1], 0.1)
+        strategy.tell(replace(scored(number, proposal, 0), scores=(score,)))
+    latest = values[len(values) // 2 :]
+    assert sum(latest) / len(latest) > 10 / 16 + 0.05
 
 
 def test_tpe_is_told_its_own_proposal_and_only_the_score_of_the_first_rung() -> None:
@@ -114,9 +139,107 @@ def test_tpe_is_told_its_own_proposal_and_only_the_score_of_the_first_rung() -> 
     trial = scored(0, replace(proposal, candidate=SPACE.least()), 0.25)
     tpe.tell(trial)
     tpe.tell(replace(trial, scores=(*trial.scores, Score(1, 30, 0.9, 0.1, 0.1))))
-    (told,) = tpe._study.trials
+    (told,) = tpe._sampling._opened().trials
     assert told.value == 0.25
     assert {name: SPACE.by_name[name].choices[at] for name, at in told.params.items()} == proposal.origin.as_dict()
+
+
+def test_generations_go_on_after_a_replay() -> None:
+    def opened() -> Strategy:
+        made: Strategy = Catalog().make("strategies", Pick(name="nsga2", options={"population": 4}))
+        made.open(SPACE, seed=1)
+        return made
+
+    strategy, trials = opened(), list[Trial]()
+    for number in range(10):
+        proposal = strategy.ask()
+        assert proposal is not None
+        trials.append(scored(number, proposal, wide_is_good(proposal)))
+        strategy.tell(trials[-1])
+    assert [(trial.extra or {})["generation"] for trial in trials] == [0] * 4 + [1] * 4 + [2] * 2
+    again = opened()
+    for trial in trials:
+        again.tell(trial)
+    proposal = again.ask()
+    assert proposal is not None
+    assert proposal.extra == {"generation": 2}
+
+
+def test_evolution_begins_with_the_even_widths_and_breeds_from_the_latest() -> None:
+    evolution = Catalog().make("strategies", Pick(name="evolution", options={"pool": 4, "crossover": 0}))
+    evolution.open(SPACE, seed=0)
+    proposals = [evolution.ask() for _ in range(4)]
+    assert proposals[0].candidate == SPACE.full()
+    old = scored(0, proposals[0], 1.0)
+    evolution.tell(old)
+    latest = SPACE.candidate({"a": 4, "block": 1, "b": 4, "c": 4})
+    for number, choice in enumerate((4, 8, 12, 16), start=1):
+        candidate = SPACE.candidate({**latest.as_dict(), "c": choice})
+        evolution.tell(scored(number, Proposal(candidate, candidate), 0.1))
+    for _ in range(20):
+        child = evolution.ask().candidate
+        assert child["a"] + (child["b"] if child["block"] else 4) <= 8 + 8 + 8, "the full one has left the pool"
+
+
+STARTS = (
+    Start(SPACE.candidate({"a": 12, "block": 0, "b": 16, "c": 12}), 0, "optimum"),
+    Start(SPACE.candidate({"a": 4, "block": 1, "b": 4, "c": 8}), 1, "optimum"),
+    Start(SPACE.candidate({"a": 8, "block": 1, "b": 8, "c": 8}), 0, "uniform"),
+)
+LADDER = (Budget({"macs": 500}), Budget({"macs": 200}))
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN["strategies"]))
+def test_starts_come_first_as_they_are_and_once(name: str) -> None:
+    def opened() -> Started:
+        made = Started(Projected(Catalog().make("strategies", Pick(name=name)), *(Projector(CHAIN, b) for b in LADDER)))
+        made.open(SPACE, 5, STARTS)
+        return made
+
+    strategy = opened()
+    proposals = [strategy.ask() for _ in STARTS]
+    assert [found.candidate for found in proposals if found] == [start.candidate for start in STARTS]
+    assert [found.level for found in proposals if found] == [0, 1, 0]
+    again = opened()
+    for number, found in enumerate(proposals[:2]):
+        assert found is not None
+        again.tell(scored(number, found, 0.5, {"macs": int(macs_of(found))}))
+    assert again.ask() == proposals[2]
+
+
+def macs_of(proposal: Proposal) -> int:
+    return int(CHAIN.costs_of(SPACE.array([proposal.candidate]))["macs"][0])
+
+
+def test_planned_breeds_around_the_best_of_each_level_and_serves_all() -> None:
+    planned = Catalog().make("strategies", Pick(name="planned", options={"pool": 2, "sites": 1, "crossover": 0}))
+    assert planned.needs_plan
+    strategy = Distinct(Started(Projected(planned, *(Projector(CHAIN, budget) for budget in LADDER))))
+    assert strategy.needs_plan
+    strategy.open(SPACE, 5, STARTS)
+    for number in range(3):
+        proposal = strategy.ask()
+        assert proposal is not None
+        strategy.tell(scored(number, proposal, 0.5 + 0.1 * number, {"macs": macs_of(proposal)}))
+    levels = []
+    for _ in range(8):
+        proposal = strategy.ask()
+        assert proposal is not None
+        assert proposal.level is not None
+        levels.append(proposal.level)
+        assert LADDER[proposal.level].holds({"macs": macs_of(proposal)})
+        parents = [start.candidate.as_dict() for start in STARTS if start.level == proposal.level]
+        moved = [sum(choice != parent[site] for site, choice in proposal.origin) for parent in parents]
+        assert 1 <= min(moved) <= 2, "one site, and what a block brings with it"
+    assert min(levels.count(0), levels.count(1)) >= 2, "a level with little left to propose passes its turn on"
+
+
+def test_a_mutant_differs_at_sites_that_count() -> None:
+    rng = np.random.default_rng(0)
+    parent = SPACE.candidate({"a": 8, "block": 0, "b": 16, "c": 8})
+    children = [mutant(SPACE, parent, rng, 1) for _ in range(50)]
+    assert all(child != parent for child in children)
+    assert {child["block"] for child in children} == {0, 1}
 
 
 def test_projected_keeps_the_origin() -> None:
@@ -183,6 +306,16 @@ def test_a_sampler_is_told_how_a_trial_compares_with_its_level() -> None:
     # Above the mean of the level so far: 0.9 of 0.9, 0.7 of 0.8, 0.3 of 0.3, 0.5 of 0.4, 0.8 of 0.8.
     assert [trial.scores[0].accuracy for trial in spy.told] == pytest.approx([0, -0.1, 0, 0.1, 0])
     assert all(trial.scores[0].kl == 0.1 for trial in spy.told)
+
+
+def test_of_untrained_trials_it_is_told_how_near_they_are_to_the_teacher_among_their_level() -> None:
+    spy, strategy = levels(600, 200)
+    proposal = strategy.ask()
+    assert proposal is not None
+    for number, kl in enumerate((0.4, 0.2)):
+        trial = replace(scored(number, proposal, 0.1, {"macs": 500}), key=f"k{number}")
+        strategy.tell(replace(trial, scores=(Score(0, 0, 0.1, kl, 0.1),)))
+    assert [trial.scores[0].rank[0] for trial in spy.told] == pytest.approx([0, 0.1])
 
 
 def test_a_sampler_of_one_level_is_told_the_scores_themselves() -> None:

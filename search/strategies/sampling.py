@@ -1,0 +1,80 @@
+"""Optuna's samplers by ask and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.trial import TrialState, create_trial
+
+from search.plugins import Proposal
+from search.space import Candidate, Space
+from search.trial import State, Trial
+
+_GENERATION = f"{NSGAIISampler.__name__}:generation"
+
+
+class Sampling:
+    """
+    One sampler over one space, made by `sampler(seed)` when it is first asked.
+
+    Choices are ordered, so each site is an integer axis. A trial is told with its score at the first rung, the one
+    length that all trials share: a mixture of lengths would rank long training above good widths. What was never asked
+    for, such as a start or a trial of a former process, is told all the same. A genetic sampler's generation travels
+    with the trial, for without it a sampler that is rebuilt would begin again at the first.
+    """
+
+    def __init__(self, space: Space, seed: int, sampler: Callable[[int], BaseSampler]) -> None:
+        self._space, self._seed, self._sampler = space, seed, sampler
+        self._axes: dict[str, BaseDistribution] = {
+            site.name: IntDistribution(0, len(site.choices) - 1) for site in space.sites if len(site.choices) > 1
+        }
+        self._asked: dict[str, list[optuna.trial.Trial]] = {}
+        self._told: set[str] = set()
+        self._replayed: list[optuna.trial.FrozenTrial] = []
+        self._record: optuna.Study | None = None
+
+    def ask(self) -> Proposal:
+        record = self._opened()
+        trial = record.ask(self._axes)
+        choices = {
+            site.name: site.choices[trial.params[site.name]] if site.name in self._axes else site.full
+            for site in self._space.sites
+        }
+        candidate = self._space.candidate(choices)
+        self._asked.setdefault(candidate.key, []).append(trial)
+        generation = record.get_trials(deepcopy=False)[trial.number].system_attrs.get(_GENERATION)
+        return Proposal(candidate, candidate, None if generation is None else {"generation": generation})
+
+    def tell(self, trial: Trial) -> None:
+        if not trial.scores and trial.state is not State.FAILED:
+            return
+        origin = self._space.candidate(trial.origin)
+        value = trial.scores[0].rank[0] if trial.scores else None
+        if waiting := self._asked.get(origin.key):
+            asked = waiting.pop()
+            self._opened().tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
+        elif origin.key not in self._told and value is not None:
+            self._replay(origin, value, (trial.extra or {}).get("generation", 0))
+        self._told.add(origin.key)
+
+    def _replay(self, origin: Candidate, value: float, generation: int) -> None:
+        params = {name: self._space.by_name[name].choices.index(origin[name]) for name in self._axes}
+        frozen = create_trial(
+            value=value, params=params, distributions=self._axes, system_attrs={_GENERATION: generation}
+        )
+        if self._record is None:
+            self._replayed.append(frozen)
+        else:
+            self._record.add_trial(frozen)
+
+    def _opened(self) -> optuna.Study:
+        if self._record is None:
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            # After a replay the same seed would repeat the proposals that are already on record.
+            seed = (self._seed + 1_000_003 * len(self._replayed)) % 2**32
+            self._record = optuna.create_study(direction="maximize", sampler=self._sampler(seed))
+            self._record.add_trials(self._replayed)
+        return self._record
