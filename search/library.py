@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from search.batches import Cached
 from search.costs.reduced import Table
 from search.distillers.hinton import Hinton
 from search.quality import quality
-from search.space import Candidate, Space
+from search.space import Candidate, Site, Space
 from search.spec import LibrarySpec, Schedule
 from search.surgery import Donor, FactorKey, Factors, Survey
 from search.training import Pupil, Stretch, recalibrate, train
@@ -37,8 +38,11 @@ _ACTIVATION_BYTES = 2**28
 """Of a block's inputs and outputs that are kept at once."""
 _MOST_PARAMS = 0.75
 """A module with more than this share of the network's parameters is no block, but most of the network."""
-_RECALIBRATION_IMAGES = 512
+_RECALIBRATION_IMAGES = 256
 _COUPLED = Schedule(learning_rate=0.02)
+_COUPLED_SHARE = 4
+"""A step of the whole network costs as much as many of a block: it is given a fourth of the batch."""
+_WIDTHS = ("width", "group")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,9 +78,16 @@ class Entry:
         return cls(Lot(told["site"], told["choice"]), told["harm"], told["home"], load(packed), told["seconds"])
 
 
-def lots(space: Space) -> list[Lot]:
-    """Every choice but the full one, by site."""
-    return [Lot(site.name, choice) for site in space.sites for choice in site.choices[:-1]]
+def lots(space: Space, spec: LibrarySpec) -> list[Lot]:
+    """The choices that are measured, by site: of widths some, the narrowest among them, else all but the full one."""
+    return [Lot(site.name, choice) for site in space.sites for choice in _measured(site, spec.choices)]
+
+
+def _measured(site: Site, count: int) -> list[int]:
+    narrower = site.choices[:-1]
+    if site.kind not in _WIDTHS or len(narrower) <= count:
+        return list(narrower)
+    return [narrower[round(at)] for at in np.linspace(0, len(narrower), count, endpoint=False)]
 
 
 def lot_key(lot: Lot, teacher: str, data: str, spec: LibrarySpec) -> str:
@@ -86,8 +97,23 @@ def lot_key(lot: Lot, teacher: str, data: str, spec: LibrarySpec) -> str:
 
 
 def harm_table(space: Space, harms: Mapping[Lot, float]) -> Table:
-    """For the planner: by site and position of the choice, its harm; of the full choice 0."""
-    return [[harms[Lot(site.name, choice)] for choice in site.choices[:-1]] + [0.0] for site in space.sites]
+    """
+    For the planner: by site and position of the choice, its harm; of the full choice 0.
+
+    Harm falls with the width about as the square of what is missing, so between the widths that were measured its root
+    is taken to be a straight line. A choice that could not be measured counts as the worst that could.
+    """
+    worst = max(harms.values(), default=0.0)
+    table = []
+    for site in space.sites:
+        known = {choice: harms[Lot(site.name, choice)] for choice in site.choices if Lot(site.name, choice) in harms}
+        known[site.full] = 0.0
+        if site.kind in _WIDTHS and len(known) > 1:
+            roots = np.sqrt([known[choice] for choice in sorted(known)])
+            table.append([float(root) ** 2 for root in np.interp(site.choices, sorted(known), roots)])
+        else:
+            table.append([known.get(choice, worst) for choice in site.choices])
+    return table
 
 
 class Librarian:
@@ -251,7 +277,8 @@ class Library:
     The entries of one teacher, as what candidates are grafted from: blocks that were distilled alone, cut to the
     candidate's other widths, and the teacher's own weights everywhere else.
 
-    Of several choices within one block the most harmful one's entry is taken, and the others cut from it.
+    A width that was not measured is cut from the next wider one that was. Of several choices within one block the most
+    harmful one's entry is taken, and the others cut from it.
     """
 
     def __init__(self, survey: Survey, harms: Mapping[Lot, float], load: Callable[[Lot], Entry]) -> None:
@@ -264,16 +291,21 @@ class Library:
 
     def donor(self, candidate: Candidate) -> Donor:
         """What its weights are cut from."""
-        sites = self._survey.space.by_name
-        chosen = [Lot(site, choice) for site, choice in candidate if choice != sites[site].full]
+        chosen = [lot for site, choice in candidate if (lot := self._nearest(site, choice)) is not None]
         tensors, factors, taken = dict(self._survey.donor.tensors), dict[FactorKey, Pair](), set[str]()
-        for lot in sorted(chosen, key=lambda lot: (-self._harms.get(lot, 0.0), lot)):
+        for lot in sorted(chosen, key=lambda lot: (-self._harms[lot], lot)):
             placed = self._placed(lot)
             if placed.home and placed.home not in taken:
                 taken.add(placed.home)
                 tensors |= placed.tensors
                 factors |= placed.factors
         return Donor(tensors, Factors(self._survey.teacher, factors))
+
+    def _nearest(self, name: str, choice: int) -> Lot | None:
+        """The lot of a choice, or of the next wider width; None when the teacher's own is next."""
+        site = self._survey.space.by_name[name]
+        wider = (one for one in site.choices if one >= choice) if site.kind in _WIDTHS else (choice,)
+        return next((lot for one in wider if (lot := Lot(name, one)) in self._harms), None)
 
     def _placed(self, lot: Lot) -> _Placed:
         if lot not in self._known:

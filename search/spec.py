@@ -118,10 +118,13 @@ class LibrarySpec(Part):
     """Of Adam, for a choice that lies within one block."""
     coupled_steps: int = Field(20, ge=0, le=1_000_000)
     """Of distillation of the whole network, for a choice that spans blocks, such as the width of a stage."""
+    choices: int = Field(3, ge=1, le=64)
+    """Widths of a site that are measured; the harms of those between them are interpolated."""
     batch_size: int = Field(128, ge=1, le=4096)
+    """Within a block; the whole network is given a fourth of it."""
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Of Adam."""
-    images: int = Field(512, ge=1, le=1_000_000)
+    images: int = Field(256, ge=1, le=1_000_000)
     """Of the validation set, on which the harm of a choice is measured; all of it where it has fewer."""
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 
 from search.library import Entry, Librarian, Library, Lot, harm_table, lot_key, lots
 from search.quality import quality
-from search.space import Candidate
+from search.space import Candidate, Site, Space
 from search.spec import LibrarySpec
 from search.training import recalibrate
 from tests.search.weights import answered, surveyed
@@ -31,11 +30,16 @@ def alone(site: str, choice: int) -> Candidate:
     return space.candidate({**space.full().as_dict(), site: choice})
 
 
-def test_every_choice_but_the_full_one_is_a_lot() -> None:
+def test_all_choices_but_the_full_one_are_lots_and_of_widths_some() -> None:
     space = surveyed().space
-    found = lots(space)
-    assert len(found) == sum(len(site.choices) - 1 for site in space.sites)
-    assert not {Lot(site.name, site.full) for site in space.sites} & set(found)
+    every = lots(space, SPEC.model_copy(update={"choices": 64}))
+    assert len(every) == sum(len(site.choices) - 1 for site in space.sites)
+    some = lots(space, SPEC.model_copy(update={"choices": 2}))
+    for site in space.sites:
+        mine = [lot.choice for lot in some if lot.site == site.name]
+        assert site.full not in mine
+        assert mine[0] == site.least
+        assert len(mine) == (min(2, len(site.choices) - 1) if site.kind == "width" else len(site.choices) - 1)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_a_choice_is_distilled_in_the_block_that_holds_it(site: str, choice: int
 def test_harm_is_the_distance_of_the_whole_network_with_that_choice_put_in() -> None:
     untrained = entry("layer2.1.conv1", 8, steps=0)
     student = surveyed().graft(alone("layer2.1.conv1", 8))
-    recalibrate(student, answered(), batches=16, batch_size=32)
+    recalibrate(student, answered(), batches=8, batch_size=32)
     held_out = type(answered())(
         answered().images[:64], answered().labels[:64], answered().logits[:64], answered().normalise
     )
@@ -114,13 +118,25 @@ def test_of_two_choices_in_a_block_the_more_harmful_one_gives_the_weights() -> N
         assert torch.equal(student.get_parameter("layer2.1.bn2.weight"), winner.tensors["layer2.1.bn2.weight"])
 
 
-def test_the_planners_table_has_a_harm_for_every_choice() -> None:
-    space = surveyed().space
-    rng = np.random.default_rng(0)
-    harms = {lot: float(rng.random()) for lot in lots(space)}
-    table = harm_table(space, harms)
-    for site, row in zip(space.sites, table, strict=True):
-        assert row == [harms[Lot(site.name, choice)] for choice in site.choices[:-1]] + [0.0]
+def test_the_planners_table_has_what_was_measured_and_what_lies_between() -> None:
+    space = Space((Site("a", "width", "b", (2, 4, 6, 8, 10)), Site("b.keep", "removal", "b", (0, 1))))
+    table = harm_table(space, {Lot("a", 2): 0.64, Lot("a", 6): 0.16, Lot("b.keep", 0): 0.3})
+    assert table[0] == pytest.approx([0.64, 0.36, 0.16, 0.04, 0.0])  # the roots fall evenly: .8 .6 .4 .2 0
+    assert table[1] == [0.3, 0.0]
+
+
+def test_what_could_not_be_measured_counts_as_the_worst() -> None:
+    space = Space((Site("a", "width", "b", (2, 4)), Site("b.keep", "removal", "b", (0, 1))))
+    assert harm_table(space, {Lot("a", 2): 0.5}) == [[pytest.approx(0.5), 0.0], [0.5, 0.0]]
+
+
+def test_a_width_that_was_not_measured_is_cut_from_the_next_wider_one() -> None:
+    found = entry("layer2.1.conv1", 8)
+    library = Library(surveyed(), {found.lot: found.harm}, lambda lot: found)
+    student = library.graft(alone("layer2.1.conv1", 4))
+    assert torch.equal(student.get_parameter("layer2.1.conv1.weight"), found.tensors["layer2.1.conv1.weight"][:4])
+    wider = library.graft(alone("layer2.1.conv1", 12)).get_parameter("layer2.1.conv1.weight")
+    assert torch.equal(wider, surveyed().graft(alone("layer2.1.conv1", 12)).get_parameter("layer2.1.conv1.weight"))
 
 
 def test_a_key_follows_from_all_that_decides_an_entry() -> None:
