@@ -34,6 +34,8 @@ class Station:
     ended_at: datetime | None = None
     done: int = 0
     total: int = 0
+    result: Mapping[str, Any] | None = None
+    """What it came to, as `workers.results` says it."""
 
     def seconds(self, now: datetime) -> float | None:
         if self.started_at is None:
@@ -132,7 +134,7 @@ class Board:
 
     def _finish(self, phase: Phase, result: Mapping[str, Any], at: datetime) -> None:
         station = self.stations[phase]
-        station.ended_at = at
+        station.ended_at, station.result = at, result
         station.started_at = station.started_at or at
         if phase is Phase.TEACHER:
             self.teacher_accuracy = result["accuracy"]

@@ -10,7 +10,15 @@ from search.trial import Score, State, Trial
 from service.documents import event_document, job_document, trial_document
 from workers.events import Event, Kind
 from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
-from workers.results import ExportResult, FinalistResult, FinalistsResult, SearchResult, SurveyResult, TeacherResult
+from workers.results import (
+    ExportResult,
+    FinalistResult,
+    FinalistsResult,
+    Result,
+    SearchResult,
+    SurveyResult,
+    TeacherResult,
+)
 
 _BEGAN = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
 _JOB, _TRIAL = "job_01ke7bq8k0f7m2s5v9x3y6z1ab", "trial_01ke7bqd10w8n4t6r2c5h7j9kd"
@@ -48,7 +56,7 @@ _WEIGHTS = StoredFile(
 
 
 def _record() -> JobRecord:
-    results = {
+    results: dict[Phase, Result] = {
         Phase.TEACHER: TeacherResult(
             name="small_resnet",
             key="5d41402abc4b2a76b9719d91",
@@ -83,8 +91,8 @@ def _record() -> JobRecord:
         claims=1,
         phase=Phase.EXPORT,
         phases={
-            phase: PhaseRecord(_BEGAN, seconds, results[phase].model_dump(mode="json"))
-            for phase, seconds in zip(Phase, (41.0, 1.5, 58.0, 26.0, 3.5), strict=True)
+            phase: PhaseRecord(_BEGAN, seconds, result.model_dump(mode="json"))
+            for (phase, result), seconds in zip(results.items(), (41.0, 1.5, 58.0, 26.0, 3.5), strict=True)
         },
         files=[_WEIGHTS],
     )

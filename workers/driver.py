@@ -1,5 +1,5 @@
 """
-One job, from its claim to its end: teacher, survey, search, finalists, export.
+One job, from its claim to its end: teacher, survey, library, plan, elastic student, search, finalists, export.
 
 The driver alone writes to the ledger. What it needs to know it reads from the record, so whoever claims the job next
 goes on where the record ends, and a phase whose result is on record is not done again.
@@ -8,39 +8,34 @@ goes on where the record ends, and a phase whose result is on record is not done
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
-import torch
-from torch import nn
-
 from search.budget import Budget
-from search.costs.measure import count
 from search.errors import BudgetImpossible, StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
-from search.export.bundle import FILES, write_bundle
+from search.export.bundle import FILES
 from search.files import Files
-from search.latency.model import Timed
 from search.limits import AccuracyGoal
 from search.plugins import DatasetInfo
 from search.quality import Quality
-from search.recipe import Costs, Recipe, best_cost, prepare, teacher_cost
+from search.recipe import Recipe, best_cost, prepare, teacher_cost
 from search.spec import JobSpec, read_spec
-from search.surgery import Survey
-from search.teachers.weights import load_weights
-from search.training import Pupil
 from search.trial import State, Trial
 from workers.backends.base import Backend
 from workers.exam import Exam, examine
+from workers.exporting import write_student
 from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, named
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
+from workers.preparing import Preparing
 from workers.results import (
+    ElasticResult,
     Exported,
     ExportResult,
     FinalistsResult,
+    LibraryResult,
+    PlanResult,
     Result,
     SearchResult,
     SurveyResult,
@@ -48,8 +43,8 @@ from workers.results import (
     Winner,
     student_folder,
 )
-from workers.scores import Scores
 from workers.sessions import SearchSession, Watch
+from workers.setting import Setting, on_record
 from workers.steady import SteadySession
 from workers.stopwatch import (
     SENT_BACK,
@@ -63,9 +58,8 @@ from workers.stopwatch import (
     trimmed,
     with_times,
 )
-from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
-from workers.timing import Place, read_table
-from workers.workload import Workload
+from workers.teaching import Alive, Epoch, Lesson, teach
+from workers.timing import Place
 
 logger = logging.getLogger("stillhouse.driver")
 
@@ -115,12 +109,14 @@ class Driver:
         resources = self._spec.resources
         self._backend.check(cpus=resources.cpus_per_trial, gpus=resources.gpus_per_trial)
         self._stopwatch.check()
-        teacher = self._known(Phase.TEACHER, TeacherResult) or self._teach()
-        self._known(Phase.SURVEY, SurveyResult) or self._survey(teacher)
-        found = self._known(Phase.SEARCH, SearchResult) or self._search(teacher)
-        chosen = self._known(Phase.FINALISTS, FinalistsResult) or self._finalists(teacher, found)
-        exported = self._known(Phase.EXPORT, ExportResult) or self._export(teacher, chosen)
-        self._check_times(teacher, exported)
+        teacher = on_record(self._ledger, self._claim.job_id, Phase.TEACHER, TeacherResult) or self._teach()
+        setting = Setting(self._claim, self._ledger, self._artifacts, self._recipe, teacher)
+        setting.known(Phase.SURVEY, SurveyResult) or self._survey(setting)
+        self._prepare(setting)
+        found = setting.known(Phase.SEARCH, SearchResult) or self._search(setting)
+        chosen = setting.known(Phase.FINALISTS, FinalistsResult) or self._finalists(setting, found)
+        exported = setting.known(Phase.EXPORT, ExportResult) or self._export(setting, chosen)
+        self._check_times(setting, exported)
 
     def _teach(self) -> TeacherResult:
         self._enter(Phase.TEACHER)
@@ -139,10 +135,10 @@ class Driver:
                 return self._finish(Phase.TEACHER, result)
         raise self._ended_early()
 
-    def _survey(self, teacher: TeacherResult) -> SurveyResult:
+    def _survey(self, setting: Setting) -> SurveyResult:
         self._enter(Phase.SURVEY)
-        self._tables = self._stopwatch.tables()
-        costs, levels = self._costs(teacher), self._levels(teacher)
+        setting.made = self._stopwatch.tables()
+        costs, levels = setting.costs, setting.levels
         budget = self._recipe.budget(costs)
         return self._finish(
             Phase.SURVEY,
@@ -154,27 +150,53 @@ class Driver:
                 smallest=best_cost(costs),
                 limits=dict(budget.limits),
                 levels=() if levels == (budget,) else tuple(dict(level.limits) for level in levels),
-                times=table_results(costs, self._tables),
+                times=table_results(costs, setting.tables),
             ),
         )
 
-    def _search(self, teacher: TeacherResult) -> SearchResult:
+    def _prepare(self, setting: Setting) -> None:
+        """Library, plan and elastic student, as far as the search needs them."""
+        weights, plan = self._spec.search.weights, None
+        if self._recipe.strategy.needs_plan or weights == "library":
+            library = self._phase(setting, Phase.LIBRARY, LibraryResult, self._preparing(setting).library)
+            plan = self._phase(setting, Phase.PLAN, PlanResult, lambda: self._preparing(setting).plan(library))
+        if weights == "elastic":
+            self._phase(
+                setting,
+                Phase.ELASTIC,
+                ElasticResult,
+                lambda: self._preparing(setting).elastic(plan, setting.tables),
+            )
+
+    def _preparing(self, setting: Setting) -> Preparing:
+        return Preparing(
+            self._claim,
+            setting.workload,
+            setting.costs,
+            setting.levels,
+            self._backend,
+            self._watch,
+            self._note,
+            self._ended_early,
+        )
+
+    def _search(self, setting: Setting) -> SearchResult:
         self._enter(Phase.SEARCH)
-        levels, trials = self._levels(teacher), self._spec.search.trials
-        found = self._searched(teacher, margins(self._costs(teacher)), trials)
+        levels, trials = setting.levels, self._spec.search.trials
+        found = self._searched(setting, margins(setting.costs), trials)
         missing = [level for level, group in enumerate(found) if not group]
         if missing and (self._goal is None or len(missing) == len(found)):
             raise Hopeless(self._why_no_trial(levels, missing[0]))
         for _ in range(SENT_BACK if self._stopwatch.measurements else 0):
-            factors = self._trimmed(teacher, found).factors
+            factors = self._trimmed(setting, found).factors
             if not factors:
                 break
             trials += max(len(levels), trials // 4)
             self._note("SENT_BACK", trials=trials, factors=factors)
-            more = self._searched(teacher, factors, trials, again=True)
+            more = self._searched(setting, factors, trials, again=True)
             found = [new or old for new, old in zip(more, found, strict=True)]
         if self._stopwatch.measurements:
-            found = self._trimmed(teacher, found).finalists
+            found = self._trimmed(setting, found).finalists
         groups = tuple(tuple(trial.id for trial in trials) for trials in found)
         return self._finish(
             Phase.SEARCH,
@@ -185,21 +207,23 @@ class Driver:
         )
 
     def _searched(
-        self, teacher: TeacherResult, factors: Mapping[str, float], trials: int, *, again: bool = False
+        self, setting: Setting, factors: Mapping[str, float], trials: int, *, again: bool = False
     ) -> list[list[Trial]]:
         """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
-        costs, levels = self._costs(teacher), self._levels(teacher)
+        costs, levels = setting.costs, setting.levels
+        plan = setting.known(Phase.PLAN, PlanResult)
+        starts = plan.known(costs.space) if plan else []
         try:
             tighter = tuple(tightened(level, factors, costs.bounds()) for level in levels)
-            levels, strategy = tighter, self._recipe.open_strategy(costs, tighter)
+            levels, strategy = tighter, self._recipe.open_strategy(costs, tighter, starts)
         except BudgetImpossible:
-            strategy = self._recipe.open_strategy(costs, levels)
+            strategy = self._recipe.open_strategy(costs, levels, starts)
         # What is sent back was measured, which no seed repeats.
         kind = SteadySession if self._spec.search.deterministic and not again else SearchSession
         session = kind(
             self._claim,
             self._ledger,
-            self._scores(teacher),
+            setting.scores,
             self._spec,
             costs,
             strategy,
@@ -208,33 +232,33 @@ class Driver:
             self._watch,
             trials,
         )
-        self._backend.run(session, self._workload(teacher))
+        self._backend.run(session, setting.workload)
         self._go_on()
         return session.conclude()
 
-    def _trimmed(self, teacher: TeacherResult, found: Sequence[Sequence[Trial]]) -> Trimmed:
+    def _trimmed(self, setting: Setting, found: Sequence[Sequence[Trial]]) -> Trimmed:
         """Measures the trials that would be finalists."""
-        costs = self._costs(teacher)
-        return trimmed(found, self._levels(teacher), self._stopwatch.costing(teacher_cost(costs)), margins(costs))
+        costs = setting.costs
+        return trimmed(found, setting.levels, self._stopwatch.costing(teacher_cost(costs)), margins(costs))
 
-    def _finalists(self, teacher: TeacherResult, found: SearchResult) -> FinalistsResult:
+    def _finalists(self, setting: Setting, found: SearchResult) -> FinalistsResult:
         self._enter(Phase.FINALISTS)
-        levels = self._levels(teacher)
-        floor = None if self._goal is None else self._goal.floor(teacher.validation_accuracy)
+        levels = setting.levels
+        floor = None if self._goal is None else self._goal.floor(setting.teacher.validation_accuracy)
         trials = {trial.id: trial for trial in self._ledger.trials(self._claim.job_id)}
         groups = [[trials[trial] for trial in group] for group in found.groups]
         wanted = Everyone(groups) if floor is None else Bisection(groups, floor)
-        session = FinalistsSession(self._claim, self._ledger, self._scores(teacher), self._spec, wanted, self._watch)
-        self._backend.run(session, self._workload(teacher))
+        session = FinalistsSession(self._claim, self._ledger, setting.scores, self._spec, wanted, self._watch)
+        self._backend.run(session, setting.workload)
         self._go_on()
         ranked, failed = session.conclude()
         if not ranked:
             raise Hopeless(f"every finalist failed: {'; '.join(failed.values())}")
         if self._goal is None or floor is None:
-            best = best_of_levels(levels, ranked, trials, self._stopwatch.costing(teacher_cost(self._costs(teacher))))
+            best = best_of_levels(levels, ranked, trials, self._stopwatch.costing(teacher_cost(setting.costs)))
         else:
             best = [cheapest(ranked, trials, self._goal.cheapest, floor)]
-        winners = self._examined(teacher, [trials[result.trial] for result in best])
+        winners = self._examined(setting, [trials[result.trial] for result in best])
         return self._finish(
             Phase.FINALISTS,
             FinalistsResult(
@@ -247,20 +271,20 @@ class Driver:
             ),
         )
 
-    def _examined(self, teacher: TeacherResult, trials: Sequence[Trial]) -> list[Winner]:
+    def _examined(self, setting: Setting, trials: Sequence[Trial]) -> list[Winner]:
         """A trial that wins several levels is examined once."""
-        grades = {trial.id: self._examine(teacher, trial) for trial in {trial.id: trial for trial in trials}.values()}
+        grades = {trial.id: self._examine(setting, trial) for trial in {trial.id: trial for trial in trials}.values()}
         return [Winner(trial=trial.id, accuracy=grades[trial.id].accuracy, kl=grades[trial.id].kl) for trial in trials]
 
-    def _examine(self, teacher: TeacherResult, trial: Trial) -> Quality:
+    def _examine(self, setting: Setting, trial: Trial) -> Quality:
         exam = Exam(
             self._claim.spec,
             self._info,
             self._files,
             self._artifacts,
-            teacher.weights,
+            setting.teacher.weights,
             trial.choices,
-            self._final_key(teacher, trial),
+            setting.final_key(trial),
             self._device,
         )
         resources = self._spec.resources
@@ -275,15 +299,15 @@ class Driver:
             return quality
         raise self._ended_early()
 
-    def _export(self, teacher: TeacherResult, chosen: FinalistsResult) -> ExportResult:
+    def _export(self, setting: Setting, chosen: FinalistsResult) -> ExportResult:
         self._enter(Phase.EXPORT)
-        budgets, reference = self._budgets(teacher), teacher_cost(self._costs(teacher))
+        budgets, reference = self._budgets(setting), teacher_cost(setting.costs)
         exported: dict[str, tuple[Exported, dict[str, Artifact], Times]] = {}
         students = []
         for level, (winner, budget) in enumerate(zip(chosen.chosen, budgets, strict=True)):
             folder = student_folder(level, len(budgets))
             if winner.trial not in exported:
-                exported[winner.trial] = self._exported(teacher, winner.trial, folder)
+                exported[winner.trial] = self._exported(setting, winner.trial, folder)
             student, files, times = exported[winner.trial]
             measured = self._stopwatch.values(times, reference, level)
             student = with_times(student, self._trial(student.trial).cost, times, measured)
@@ -296,45 +320,26 @@ class Driver:
         first = students[0].model_dump()
         return self._finish(Phase.EXPORT, ExportResult(**first, levels=tuple(students) if len(students) > 1 else ()))
 
-    def _exported(self, teacher: TeacherResult, trial: str, folder: str) -> tuple[Exported, dict[str, Artifact], Times]:
+    def _exported(self, setting: Setting, trial: str, folder: str) -> tuple[Exported, dict[str, Artifact], Times]:
         """The student of a finalist, written, verified and stored under `folder`: its files by name, and its times."""
-        student = self._student(teacher, trial)
-        example = torch.randn(2, *self._info.shape, generator=torch.Generator().manual_seed(1))
-        cost = count(student, example)
-        files: dict[str, Artifact] = {}
-        with tempfile.TemporaryDirectory(prefix="sth-export-") as place:
-            deviation = write_bundle(
-                student,
-                example,
-                Path(place),
-                onnx=self._spec.export.onnx,
-                classes=self._info.classes,
-                mean=self._info.mean,
-                std=self._info.std,
-            )
-            for path in sorted(Path(place).iterdir()):
-                key = f"jobs/{self._claim.job_id}/{folder}/{path.name}"
-                files[path.name] = self._artifacts.put(key, path.read_bytes())
+        written = write_student(setting.student(self._trial(trial)), self._info, self._spec.export)
+        files = {
+            name: self._artifacts.put(f"jobs/{self._claim.job_id}/{folder}/{name}", data)
+            for name, data in written.files.items()
+        }
         onnx = files.get("student.onnx")
         times = self._stopwatch.exported(self._trial(trial), onnx.key if onnx else None)
         size = files["weights.safetensors"].bytes
-        return Exported(trial=trial, cost=cost, bytes=size, deviation=deviation), files, times
+        return Exported(trial=trial, cost=written.cost, bytes=size, deviation=written.deviation), files, times
 
-    def _check_times(self, teacher: TeacherResult, exported: ExportResult) -> None:
+    def _check_times(self, setting: Setting, exported: ExportResult) -> None:
         """Raises `Hopeless` when a student turned out too slow; it is there to be looked at and taken home."""
         if self._stopwatch.measurements:
-            check_times(exported.students, self._budgets(teacher))
+            check_times(exported.students, self._budgets(setting))
 
-    def _budgets(self, teacher: TeacherResult) -> Sequence[Budget]:
+    def _budgets(self, setting: Setting) -> Sequence[Budget]:
         """What the students must keep, one a student: with an accuracy to be kept the levels are only the search's."""
-        return self._levels(teacher) if self._goal is None else [self._recipe.budget(self._costs(teacher))]
-
-    def _student(self, teacher: TeacherResult, trial_id: str) -> nn.Module:
-        found = self._surveyed(teacher)
-        trial = self._trial(trial_id)
-        pupil = Pupil(found.graft(found.space.candidate(trial.choices)))
-        pupil.restore(self._artifacts.get(self._final_key(teacher, trial)))
-        return pupil.model.eval()
+        return setting.levels if self._goal is None else [self._recipe.budget(setting.costs)]
 
     @cached_property
     def _recipe(self) -> Recipe:
@@ -348,35 +353,6 @@ class Driver:
     def _goal(self) -> AccuracyGoal | None:
         return self._spec.budget.accuracy
 
-    def _surveyed(self, teacher: TeacherResult) -> Survey:
-        if self._found is None:
-            model = self._recipe.teacher.build(self._info.shape, len(self._info.classes), seed=self._spec.search.seed)
-            load_weights(model, self._artifacts.get(teacher.weights))
-            self._found = self._recipe.survey(model)
-        return self._found
-
-    def _costs(self, teacher: TeacherResult) -> Costs:
-        """What candidates cost: counted, and their times predicted from the tables on record."""
-        if self._priced is None:
-            found, tables = self._surveyed(teacher), self._tables
-            if tables is None:
-                known = self._known(Phase.SURVEY, SurveyResult)
-                tables = {metric: result.table for metric, result in known.times.items()} if known else {}
-            read = {metric: read_table(self._artifacts, key) for metric, key in tables.items()}
-            self._priced = Timed(found, read) if read else found
-        return self._priced
-
-    def _levels(self, teacher: TeacherResult) -> tuple[Budget, ...]:
-        """The levels to search under."""
-        if self._budgeted is None:
-            self._budgeted = self._recipe.levels(self._costs(teacher))
-        return self._budgeted
-
-    _found: Survey | None = None
-    _priced: Costs | None = None
-    _tables: Mapping[str, str] | None = None
-    _budgeted: tuple[Budget, ...] | None = None
-
     @cached_property
     def _stopwatch(self) -> Stopwatch:
         return Stopwatch(
@@ -389,23 +365,6 @@ class Driver:
             self._ended_early,
         )
 
-    def _workload(self, teacher: TeacherResult) -> Workload:
-        return Workload(
-            spec=self._claim.spec,
-            info=self._info,
-            files=self._files,
-            artifacts=self._artifacts,
-            teacher=teacher.weights,
-            arrays=training_arrays(self._recipe, teacher, self._artifacts),
-        )
-
-    def _scores(self, teacher: TeacherResult) -> Scores:
-        space = self._surveyed(teacher).space
-        return Scores(self._artifacts, self._spec, space, teacher.weights, self._info.key)
-
-    def _final_key(self, teacher: TeacherResult, trial: Trial) -> str:
-        return self._scores(teacher).final_key(trial.choices, trial.rung - 1, self._spec.finalists.steps)
-
     def _trial(self, trial_id: str) -> Trial:
         return next(trial for trial in self._ledger.trials(self._claim.job_id) if trial.id == trial_id)
 
@@ -417,9 +376,13 @@ class Driver:
             return f"the strategy proposed no candidate{at}"
         return f"every trial{at} failed; the first: {failed[0].reason}"
 
-    def _known(self, phase: Phase, kind: type[R]) -> R | None:
-        record = self._ledger.job(self._claim.job_id).phases.get(phase)
-        return kind.model_validate(record.result) if record is not None and record.result is not None else None
+    def _phase(self, setting: Setting, phase: Phase, kind: type[R], walk: Callable[[], R]) -> R:
+        """What is on record of a phase, or else what it comes to."""
+        known = setting.known(phase, kind)
+        if known is None:
+            self._enter(phase)
+            known = self._finish(phase, walk())
+        return known
 
     def _enter(self, phase: Phase) -> None:
         self._go_on()

@@ -17,7 +17,7 @@ from search.trial import Score, State, Trial
 
 
 class JobState(StrEnum):
-    """`QUEUED` -> `PREPARING` (teacher, survey) -> `RUNNING` (search) -> `FINALIZING` (finalists, export) -> an end."""
+    """`QUEUED` -> `PREPARING` (teacher to plan) -> `RUNNING` (search) -> `FINALIZING` (finalists, export) -> an end."""
 
     QUEUED = "QUEUED"
     PREPARING = "PREPARING"
@@ -33,20 +33,31 @@ class JobState(StrEnum):
 
 
 class Phase(StrEnum):
-    """The stations of a job, in order. A phase whose result is on record is not done again."""
+    """
+    The stations of a job, in order. A phase whose result is on record is not done again. `LIBRARY`, `PLAN` and
+    `ELASTIC` are those of jobs that need them.
+    """
 
     TEACHER = "teacher"
     SURVEY = "survey"
+    LIBRARY = "library"
+    PLAN = "plan"
+    ELASTIC = "elastic"
     SEARCH = "search"
     FINALISTS = "finalists"
     EXPORT = "export"
 
     @property
+    def optional(self) -> bool:
+        """Whether only a job that needs it goes into it."""
+        return self in (Phase.LIBRARY, Phase.PLAN, Phase.ELASTIC)
+
+    @property
     def state(self) -> JobState:
         """The job's state while it is in this phase."""
-        if self in (Phase.TEACHER, Phase.SURVEY):
-            return JobState.PREPARING
-        return JobState.RUNNING if self is Phase.SEARCH else JobState.FINALIZING
+        if self is Phase.SEARCH:
+            return JobState.RUNNING
+        return JobState.FINALIZING if self in (Phase.FINALISTS, Phase.EXPORT) else JobState.PREPARING
 
 
 @dataclass(frozen=True, slots=True)

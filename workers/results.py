@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from search.budget import Budget
 from search.latency.reading import Comparison
+from search.plugins import Start
+from search.space import Space
 
 Cost = Mapping[str, int]
 
@@ -63,6 +65,48 @@ class SurveyResult(Result):
     def budgets(self) -> tuple[Budget, ...]:
         """One a level."""
         return tuple(map(Budget, self.levels or (self.limits,)))
+
+
+class LibraryResult(Result):
+    entries: int
+    """Choices of sites, each distilled alone."""
+    reused: int
+    """Of which so many had been learned before, by this job's former drivers or by other jobs."""
+    trained: int
+    failed: int
+    """Of all entries those that could not be trained; they are taken to be the most harmful."""
+    seconds: float
+    """Of work that the trained ones took, summed over the workers."""
+    index: str
+    """Key of the artifact that lists them with their harms."""
+
+
+class StartResult(Result):
+    level: int
+    kind: Literal["optimum", "uniform"]
+    choices: Mapping[str, int]
+    harm: float
+    """The sum of its choices' harms, in nats."""
+
+
+class PlanResult(Result):
+    starts: tuple[StartResult, ...]
+    """Candidates known before the search to be worth a trial, in the order in which they are tried."""
+    seconds: float
+
+    def known(self, space: Space) -> list[Start]:
+        """As a strategy takes them."""
+        return [Start(space.candidate(one.choices), one.level, one.kind) for one in self.starts]
+
+
+class ElasticResult(Result):
+    key: str
+    """Of the artifact that holds the shared weights."""
+    steps: int
+    """Of all workers together."""
+    reused: bool
+    """Whether an earlier job has trained them."""
+    seconds: float
 
 
 class SearchResult(Result):

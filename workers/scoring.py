@@ -6,19 +6,18 @@ import logging
 from collections.abc import Generator
 from dataclasses import asdict, replace
 
-import numpy as np
-
-from search.batches import Cached, Normalise, placed
-from search.catalog import Catalog
+from search.batches import placed
 from search.errors import TrialError
-from search.evaluate import Evaluator, Reading, Scored
-from search.recipe import survey_for
-from search.spec import Schedule, read_spec
-from search.teachers.weights import load_weights
+from search.evaluate import Evaluator, Grafting, Reading, Scored
+from search.spec import Schedule
+from search.surgery import Survey
 from search.training import Stretch
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
+from workers.desk import Desk
+from workers.rounds import elastic_of
 from workers.scores import keep
-from workers.workload import Arrays, Workload
+from workers.shelves import library_of
+from workers.workload import Workload
 
 logger = logging.getLogger("stillhouse.scoring")
 
@@ -27,21 +26,16 @@ class Scorer:
     """Builds and surveys the teacher once, then carries out any number of assignments."""
 
     def __init__(self, workload: Workload, *, device: str = "cpu") -> None:
-        self._spec = read_spec(workload.spec)
         self._artifacts = workload.artifacts
-        # Not `prepare`: a worker has no use for the dataset's and the strategy's libraries, which take seconds to load.
-        catalog, info = Catalog(), workload.info
-        teacher = catalog.make("teachers", self._spec.teacher).build(info.shape, len(info.classes))
-        load_weights(teacher, workload.artifacts.get(workload.teacher))
-        normalise = Normalise(info, device)
-        found = survey_for(info, teacher, self._spec.space)
+        desk = Desk.of(workload, device)
+        self._spec = desk.spec
         self._evaluator = Evaluator(
-            found,
-            found,
-            catalog.make("distillers", self._spec.distill),
-            placed(_cached(workload.arrays, "train", normalise, self._spec.search.seed)),
-            _cached(workload.arrays, "validation", normalise, self._spec.search.seed),
-            self._spec.search.calibration_batches,
+            desk.survey,
+            _donor(desk.survey, workload),
+            desk.distiller,
+            placed(desk.train),
+            desk.validation,
+            desk.spec.search.calibration_batches,
         )
 
     def perform(self, assignment: Assignment) -> Generator[Progress | Outcome, None, None]:
@@ -82,6 +76,10 @@ def _done(scored: Scored) -> Done:
     return Done(step=scored.step, seconds=scored.seconds, **asdict(scored.quality))
 
 
-def _cached(arrays: Arrays, split: str, normalise: Normalise, seed: int) -> Cached:
-    images, labels, logits = (np.asarray(arrays[f"{split}_{part}"]) for part in ("images", "labels", "logits"))
-    return Cached(images, labels, logits, normalise, seed)
+def _donor(found: Survey, workload: Workload) -> Grafting:
+    """Where the weights of students come from."""
+    if workload.library is not None:
+        return library_of(found, workload, workload.library)
+    if workload.elastic is not None:
+        return elastic_of(found, workload, workload.elastic)
+    return found

@@ -30,6 +30,10 @@ class Workload:
     teacher: str
     """Key of the artifact with the teacher's weights."""
     arrays: Arrays
+    library: str | None = None
+    """Key of the index of the library, where students are grafted from it."""
+    elastic: str | None = None
+    """Key of the elastic student's weights, where students are cut from those."""
 
     def device(self) -> str:
         return "cuda" if read_spec(self.spec).resources.gpus_per_trial else "cpu"

@@ -58,6 +58,8 @@ def _phases(board: Board, now: datetime, signs: Signs) -> RenderableType:
     grid.add_column(justify="right")
     for phase, station in board.stations.items():
         spent = station.seconds(board.ended_at or now)
+        if spent is None and phase.optional:
+            continue
         time = "" if spent is None else duration(spent)
         if station.ended_at is not None:
             mark, bar = Text(signs.tick, "green"), _bar(1, 1, signs)
@@ -85,8 +87,23 @@ def _news(board: Board, phase: Phase) -> str:
     if phase is Phase.SEARCH and station.total:
         return f"{station.done} of {plural(station.total, 'trial')}"
     if station.total and station.ended_at is None:
-        unit = {Phase.TEACHER: "epochs", Phase.FINALISTS: "steps"}.get(phase, "")
+        unit = _UNITS.get(phase, "")
         return f"{station.done:,} of {station.total:,} {unit}".rstrip()
+    return "" if station.result is None else _prepared(phase, station.result)
+
+
+_UNITS = {Phase.TEACHER: "epochs", Phase.LIBRARY: "entries", Phase.ELASTIC: "steps", Phase.FINALISTS: "steps"}
+
+
+def _prepared(phase: str, result: Mapping[str, Any]) -> str:
+    """What a phase between survey and search came to."""
+    match phase:
+        case Phase.LIBRARY:
+            return ", ".join(f"{result[how]:,} {how}" for how in ("trained", "reused") if result[how])
+        case Phase.PLAN:
+            return plural(len(result["starts"]), "start")
+        case Phase.ELASTIC:
+            return "reused" if result["reused"] else plural(result["steps"], "step")
     return ""
 
 
@@ -209,4 +226,5 @@ def _outcome(phase: str, result: Any) -> str:
             f"{measure(metric, value)} {metric}" for metric, value in result["cost"].items() if metric != "flops"
         )
         return f", the teacher has {costs}; {plural(result['sites'], 'site')}"
-    return ""
+    said = _prepared(phase, result)
+    return f", {said}" if said else ""

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from search.errors import DataError, UserError
 from search.recipe import Recipe
@@ -179,6 +181,10 @@ def test_stopping_drops_what_is_under_way(backend: Backend, prepared: Prepared) 
     assert session.outcomes == []
 
 
+def weighed(item: int, shared: dict[str, NDArray[np.float64]]) -> Iterator[float]:
+    yield item * float(shared["a"].sum())
+
+
 def numbers(item: int) -> Iterator[int]:
     yield item
     yield item * 10
@@ -222,6 +228,14 @@ def test_map_does_not_wait_for_a_function_that_says_nothing(ray_backend: Backend
 def test_map_yields_every_value_with_its_index(backend: Backend) -> None:
     found = sorted(backend.map(numbers, [1, 2, 3], cpus=1, gpus=0, stopping=never))
     assert found == [(0, 1), (0, 10), (1, 2), (1, 20), (2, 3), (2, 30)]
+
+
+def test_map_gives_every_call_what_is_shared(backend: Backend) -> None:
+    """The same again costs no second copy, and another is another."""
+    arrays = {"a": np.arange(5)}
+    for shared, total in ((arrays, 10), (arrays, 10), ({"a": np.ones(3)}, 3)):
+        found = sorted(backend.map(weighed, [1, 2], cpus=1, gpus=0, stopping=never, shared=shared))
+        assert found == [(0, total), (1, 2 * total)]
 
 
 def test_map_raises_what_the_function_raised(backend: Backend) -> None:

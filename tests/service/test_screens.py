@@ -275,7 +275,8 @@ def test_the_board_agrees_with_the_document() -> None:
     assert JOB.best is not None
     assert (board.best.number, board.best.accuracy) == (JOB.best.number, JOB.best.accuracy)
     assert sorted(board.points("macs")) == sorted(trial_points(TRIALS))
-    assert all(station.ended_at is not None for station in board.stations.values())
+    walked = {phase for phase, station in board.stations.items() if station.ended_at is not None}
+    assert walked == {phase for phase in Phase if not phase.optional}
     assert board.stations[Phase.SEARCH].done == JOB.trials.total
 
 

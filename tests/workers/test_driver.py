@@ -94,7 +94,7 @@ def take_home(house: House, job: str, folder: Path, name: str = "student") -> nn
 def test_every_phase_is_on_record_with_its_time(finished: tuple[House, str]) -> None:
     house, job = finished
     phases = house.ledger.job(job).phases
-    assert list(phases) == list(Phase)
+    assert list(phases) == [Phase.TEACHER, Phase.SURVEY, Phase.SEARCH, Phase.FINALISTS, Phase.EXPORT]
     assert all(record.seconds is not None and record.seconds >= 0 for record in phases.values())
 
 
@@ -156,6 +156,24 @@ def test_a_deterministic_job_promotes_nobody_before_all_are_scored(finished: tup
     told = [event.data["rung"] for event in house.ledger.events(job) if event.kind == "TRIAL_SCORED"]
     assert told == [0, 0, 0, 0, 1, 1]
     assert {trial.key for trial in house.ledger.trials(job)} == {trial.key for trial in house.ledger.trials(first)}
+
+
+@pytest.mark.parametrize("weights", ["library", "elastic"])
+def test_students_may_begin_with_better_weights_than_slices(finished: tuple[House, str], weights: str) -> None:
+    """What is made for them is on record before the search."""
+    house, _ = finished
+    document = small_spec(space={"divisor": 1, "steps": 2}).model_dump(mode="json")
+    document["search"] |= {"weights": weights, "trials": 2, "rungs": [0]}
+    document["search"]["library"] |= {"steps": 1, "coupled_steps": 1, "images": 64}
+    document["search"]["elastic"] |= {"steps": 4, "every": 2}
+    document["finalists"] |= {"count": 1, "steps": 2}
+    state, job = house.drive(JobSpec.model_validate(document))
+    assert state is JobState.SUCCEEDED
+    made = {"library": [Phase.LIBRARY, Phase.PLAN], "elastic": [Phase.ELASTIC]}[weights]
+    assert list(house.ledger.job(job).phases) == [
+        *(Phase.TEACHER, Phase.SURVEY, *made),
+        *(Phase.SEARCH, Phase.FINALISTS, Phase.EXPORT),
+    ]
 
 
 def test_a_teacher_may_bring_its_weights(finished: tuple[House, str], tmp_path: Path) -> None:

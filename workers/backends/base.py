@@ -67,16 +67,18 @@ class Backend(Protocol):
 
     def map(
         self,
-        function: Callable[[Item], Iterator[Any]],
+        function: Callable[..., Iterator[Any]],
         items: Iterable[Item],
         *,
         cpus: int,
         gpus: float,
         stopping: Callable[[], bool],
+        shared: Any = None,
     ) -> Iterator[tuple[int, Any]]:
         """
         Calls `function` for every item, side by side where there is room, and yields `(index, value)` for every value
-        that it yields, as they come. Functions and items must be picklable. A call gets `cpus` threads, or as many as
+        that it yields, as they come. What is `shared` by all calls goes to each as a second argument; its arrays are
+        not copied for every one. Functions and items must be picklable. A call gets `cpus` threads, or as many as
         the largest machine has. Ends early, soon after `stopping` says so.
         """
         ...

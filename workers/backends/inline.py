@@ -46,15 +46,17 @@ class InlineBackend:
 
     def map(
         self,
-        function: Callable[[Item], Iterator[Any]],
+        function: Callable[..., Iterator[Any]],
         items: Iterable[Item],
         *,
         cpus: int,
         gpus: float,
         stopping: Callable[[], bool],
+        shared: Any = None,
     ) -> Iterator[tuple[int, Any]]:
+        given = () if shared is None else (shared,)
         for index, item in enumerate(items):
-            for value in function(item):
+            for value in function(item, *given):
                 if stopping():
                     return
                 yield index, value

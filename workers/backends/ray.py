@@ -60,6 +60,7 @@ class RayBackend:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._folder: _Folder | None = _Folder()
         self._local = address == "local"
+        self._shared: tuple[Any, Any] | None = None
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self._local:
             options |= {
@@ -92,17 +93,19 @@ class RayBackend:
 
     def map(
         self,
-        function: Callable[[Item], Iterator[Any]],
+        function: Callable[..., Iterator[Any]],
         items: Iterable[Item],
         *,
         cpus: int,
         gpus: float,
         stopping: Callable[[], bool],
+        shared: Any = None,
     ) -> Iterator[tuple[int, Any]]:
         # What no machine can hold would wait for ever.
         threads = max(1, min(cpus, int(_largest("CPU"))))
         remote = _stream.options(num_cpus=threads, num_gpus=gpus, num_returns="streaming", max_retries=0)
-        streams = {remote.remote(function, item, threads): index for index, item in enumerate(items)}
+        given = () if shared is None else (self._stored(shared),)
+        streams = {remote.remote(threads, function, item, *given): index for index, item in enumerate(items)}
         while streams:
             if stopping():
                 for stream in streams:
@@ -119,6 +122,12 @@ class RayBackend:
                 else:
                     yield streams[stream], value
 
+    def _stored(self, shared: Any) -> Any:
+        """Its place in the object store, where the latest one stays: rounds share the same again and again."""
+        if self._shared is None or self._shared[0] is not shared:
+            self._shared = (shared, ray.put(shared))
+        return self._shared[1]
+
     def check(self, *, cpus: int, gpus: float) -> None:
         if not self._local:
             return  # the cluster may grow
@@ -132,6 +141,7 @@ class RayBackend:
 
     def close(self) -> None:
         if self._folder is not None:
+            self._shared = None
             ray.shutdown()
             self._folder.remove()
             self._folder = None
@@ -183,9 +193,9 @@ def workload_resources(workload: Workload) -> dict[str, float]:
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _stream(function: Callable[[Item], Iterator[Any]], item: Item, threads: int) -> Iterator[Any]:
+def _stream(threads: int, function: Callable[..., Iterator[Any]], *given: Any) -> Iterator[Any]:
     torch.set_num_threads(threads)
-    yield from function(item)
+    yield from function(*given)
 
 
 class _RayTrial(tune.Trainable):  # type: ignore[misc]
