@@ -30,10 +30,14 @@ SCHEDULE = Schedule()
 
 @dataclass
 class Compute:
-    """What a method has used: images trained on, forward and backward, and seconds of CPU time."""
+    """
+    What a method has used: images that whole networks were trained on, and seconds of CPU time; `prepared` of these
+    went into what serves every budget of a teacher.
+    """
 
     samples: int = 0
     seconds: float = 0.0
+    prepared: float = 0.0
 
     @contextmanager
     def timed(self) -> Iterator[None]:

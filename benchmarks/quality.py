@@ -7,9 +7,9 @@ The quality of students, method by method: what is left of a teacher under a bud
 
 Every cell of teacher, dataset, budget, method, final steps and seed is one line of JSON in `quality.jsonl` of
 STILLHOUSE_BENCH_HOME (see benchmarks.teachers), written when it is done; several programs may work at once on
-different ones. `seconds` are CPU seconds of one thread. The rows `uniform, same samples` and `uniform, same seconds`
-are uniform widths with what our search of that cell and seed used, in images trained on or in seconds, spent on a
-longer final instead: the rival of equal compute.
+different ones. `seconds` are CPU seconds of one thread. In the rows `uniform, same seconds` uniform widths have what
+our search of that cell and seed used spent on a longer final instead: the rival of equal compute; `of 3 budgets` counts
+a third of what serves every budget of the teacher.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from statistics import fmean, stdev
 
 import torch
 
-from benchmarks.final import SCHEDULE, STEPS, Compute, Method, Options, final
+from benchmarks.final import STEPS, Compute, Method, Options, final
+from benchmarks.ours import OURS
 from benchmarks.rivals import RIVALS, uniform
 from benchmarks.teachers import Bench, home, kept
 from search.datasets.arrays import exclusive
@@ -33,9 +34,10 @@ TEACHERS = ("small_resnet", "small_mobilenet")
 DATASETS = ("cluttered_digits", "shapes")
 BUDGETS = ("macs=50%", "macs=20%", "macs=10%", "params=10%")
 SEEDS = (0, 1, 2)
-OURS = "planned"
-EQUAL = {"uniform, same samples": "samples", "uniform, same seconds": "seconds"}
-METHODS: Mapping[str, Method] = {**RIVALS, **dict.fromkeys(EQUAL, uniform)}
+EQUAL = {
+    f"uniform, same seconds{of}": budgets for of, budgets in (("", 1), (" of 3 budgets", 3), (" of 10 budgets", 10))
+}
+METHODS: Mapping[str, Method] = {**RIVALS, **dict.fromkeys(EQUAL, uniform), **OURS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Row:
     final_steps: int
     final_seconds: float
     note: str
+    prepared: float = 0.0
+    """Those of `seconds` that served every budget of the teacher."""
 
     def line(self) -> str:
         return json.dumps(asdict(self))
@@ -118,18 +122,18 @@ def measure(bench: Bench, cell: Cell, options: Options) -> Row | None:
         steps,
         reached.compute.seconds,
         found.note,
+        compute.prepared,
     )
 
 
 def _more_steps(cell: Cell) -> int | None:
     """How many steps of uniform widths cost what our search did, by the pace at which these were trained before."""
     rows = known()
-    ours, even = (rows.get(replace(cell, method=method)) for method in (OURS, "uniform"))
+    ours, even = (rows.get(replace(cell, method=method)) for method in ("planned", "uniform"))
     if ours is None or even is None:
         return None
-    if EQUAL[cell.method] == "samples":
-        return ours.samples // SCHEDULE.batch_size
-    return round(ours.seconds / (even.final_seconds / even.final_steps))
+    seconds = ours.seconds - ours.prepared * (1 - 1 / EQUAL[cell.method])
+    return round(seconds / (even.final_seconds / even.final_steps))
 
 
 def tables(rows: Iterable[Row]) -> Iterator[str]:

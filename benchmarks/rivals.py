@@ -28,14 +28,14 @@ from search.strategies.wrappers import Distinct, Projected
 def uniform(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """Even widths, projected to the budget; the teacher's weights, sliced."""
     with compute.timed():
-        return Found(bench.survey.graft(_even(bench, budget)))
+        return Found(bench.survey.graft(even(bench, budget)))
 
 
 def scratch(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """The same network with random weights, drawn as the teachers' were."""
     with compute.timed(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = bench.survey.graft(_even(bench, budget))
+        student = bench.survey.graft(even(bench, budget))
         for module in student.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
@@ -53,10 +53,10 @@ def random(bench: Bench, budget: Budget, seed: int, compute: Compute, options: O
         strategy.open(bench.survey.space, seed)
         proposals = [found.candidate for _ in range(trials) if (found := strategy.ask()) is not None]
         students = [bench.survey.graft(candidate) for candidate in proposals]
-    short = sorted((_trained(student, bench, seed, (0, first), compute) for student in students), key=_order)
+    short = sorted((trained(student, bench, seed, (0, first), compute) for student in students), key=order)
     promoted = [student for student, _ in short[: max(1, len(short) // 3)]]
-    longer = [_trained(student, bench, seed, (first, second), compute) for student in promoted]
-    return Found(min(longer, key=_order)[0], f"{len(short)} trials")
+    longer = [trained(student, bench, seed, (first, second), compute) for student in promoted]
+    return Found(min(longer, key=order)[0], f"{len(short)} trials")
 
 
 RIVALS: Mapping[str, Method] = {
@@ -70,11 +70,12 @@ RIVALS: Mapping[str, Method] = {
 }
 
 
-def _even(bench: Bench, budget: Budget) -> Candidate:
+def even(bench: Bench, budget: Budget) -> Candidate:
+    """Even widths."""
     return Projector(bench.survey, budget).project(bench.survey.space.full())
 
 
-def _trained(
+def trained(
     student: nn.Module, bench: Bench, seed: int, rung: tuple[int, int], compute: Compute
 ) -> tuple[nn.Module, Quality]:
     """In place, from one length to the next."""
@@ -82,6 +83,6 @@ def _trained(
     return student, looked_at(student, bench, compute)
 
 
-def _order(trained: tuple[nn.Module, Quality]) -> tuple[float, float]:
+def order(trained: tuple[nn.Module, Quality]) -> tuple[float, float]:
     """Sorts the better one first."""
     return -trained[1].accuracy, trained[1].kl
