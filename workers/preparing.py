@@ -63,7 +63,8 @@ class Preparing:
 
     def library(self) -> LibraryResult:
         """Learns the lots that are on no shelf yet, side by side."""
-        wanted, shelves, pace = lots(self._costs.space), Shelves.of(self._workload), Pace()
+        wanted, pace = lots(self._costs.space, self._spec.search.library), Pace()
+        shelves = Shelves.of(self._workload)
         known = shelves.find(wanted)
         missing = [lot for lot in wanted if lot not in known]
         for _, word in self._map(learn_lots, self._chunks(missing)):
@@ -89,15 +90,18 @@ class Preparing:
     def plan(self, library: LibraryResult) -> PlanResult:
         """At every level the candidates of least harm by the library, and that of even widths."""
         began, space = time.monotonic(), self._costs.space
-        harms = Index.model_validate_json(self._artifacts.get(library.index)).harms
-        found = starts(self._costs, self._levels, harm_table(space, harms), _STARTS)
+        table = harm_table(space, Index.model_validate_json(self._artifacts.get(library.index)).harms)
+        found = starts(self._costs, self._levels, table, _STARTS)
         return PlanResult(
             starts=tuple(
                 StartResult(
                     level=start.level,
                     kind=start.kind,
                     choices=start.candidate.as_dict(),
-                    harm=sum(harms.get(Lot(site, choice), 0.0) for site, choice in start.candidate),
+                    harm=sum(
+                        harms[site.choices.index(start.candidate[site.name])]
+                        for site, harms in zip(space.sites, table, strict=True)
+                    ),
                 )
                 for start in found
             ),

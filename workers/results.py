@@ -69,12 +69,12 @@ class SurveyResult(Result):
 
 class LibraryResult(Result):
     entries: int
-    """Choices of sites, each distilled alone."""
+    """Choices of sites, each distilled alone and measured."""
     reused: int
     """Of which so many had been learned before, by this job's former drivers or by other jobs."""
     trained: int
     failed: int
-    """Of all entries those that could not be trained; they are taken to be the most harmful."""
+    """Of all entries those that could not be trained; they count as the most harmful."""
     seconds: float
     """Of work that the trained ones took, summed over the workers."""
     index: str
@@ -86,7 +86,7 @@ class StartResult(Result):
     kind: Literal["optimum", "uniform"]
     choices: Mapping[str, int]
     harm: float
-    """The sum of its choices' harms, in nats."""
+    """The sum of its choices' harms, in nats; of those that were not measured, interpolated."""
 
 
 class PlanResult(Result):

@@ -48,9 +48,8 @@ class Index(Message):
 
     @property
     def harms(self) -> dict[Lot, float]:
-        """By lot; where nothing could be learned, twice the worst of the others."""
-        worst = max((one.harm for one in self.shelved if one.harm is not None), default=0.5)
-        return {one.lot: 2 * worst if one.harm is None else one.harm for one in self.shelved}
+        """By lot, of those that could be trained."""
+        return {one.lot: one.harm for one in self.shelved if one.harm is not None}
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,6 @@ def learn_lots(lots: Iterable[Lot], workload: Workload) -> Iterator[Shelved]:
 
 
 def library_of(survey: Survey, workload: Workload, index: str) -> Library:
-    """The library whose index is that artifact; a lot of which nothing is known leaves the teacher's own weights."""
-    shelves, known = Shelves.of(workload), Index.model_validate_json(workload.artifacts.get(index))
-    learned = {one.lot for one in known.shelved if one.harm is not None}
-
-    def load(lot: Lot) -> Entry:
-        return shelves.entry(lot) if lot in learned else Entry(lot, known.harms.get(lot, 0.0), None, {}, 0.0)
-
-    return Library(survey, known.harms, load)
+    """The library whose index is that artifact."""
+    known = Index.model_validate_json(workload.artifacts.get(index))
+    return Library(survey, known.harms, Shelves.of(workload).entry)

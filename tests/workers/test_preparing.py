@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(60)
 
 SEARCH: dict[str, Any] = {
     **small_spec().search.model_dump(mode="json"),
-    "library": {"steps": 2, "coupled_steps": 1, "images": 64},
+    "library": {"steps": 2, "coupled_steps": 1, "images": 64, "choices": 8},
     "elastic": {"steps": 12, "every": 2, "training": {"batch_size": 16, "learning_rate": 0.03}},
 }
 SPACE = {"divisor": 1, "steps": 2}
@@ -95,7 +95,7 @@ class TestLibrary:
         found = place.preparing(job()).library()
         assert (found.entries, found.reused, found.trained, found.failed) == (count, 4, count - 4, 0)
         index = Index.model_validate_json(place.artifacts.get(found.index))
-        assert {one.lot for one in index.shelved} == set(lots(place.survey.space))
+        assert {one.lot for one in index.shelved} == set(lots(place.survey.space, job().search.library))
         assert found.seconds < sum(one.seconds for one in index.shelved)
         assert all(harm > 0 for harm in index.harms.values())
         assert place.notes[-1]["total"] == count
@@ -114,14 +114,14 @@ class TestLibrary:
         index = Index.model_validate_json(place.artifacts.get(library.index))
         for start in plan.starts:
             full = {site.name: site.full for site in place.survey.space.sites}
-            harms = [index.harms[lot] for lot in lots(place.survey.space) if start.choices[lot.site] == lot.choice]
+            harms = [harm for lot, harm in index.harms.items() if start.choices[lot.site] == lot.choice]
             assert start.harm == pytest.approx(sum(harms))
             assert len(harms) == sum(start.choices[site] != full[site] for site in full)
 
     @pytest.mark.parametrize("broken", ["json", "safetensors"])
     def test_an_entry_that_is_not_whole_is_learned_again(self, place: Workplace, broken: str) -> None:
         place.preparing(job()).library()
-        lot = lots(place.survey.space)[0]
+        lot = lots(place.survey.space, job().search.library)[0]
         shelves = Shelves.of(place.workload)
         files = place.artifacts._files
         key = next(key for key, data in files.items() if key.endswith(".json") and told(data) == lot_told(lot))
@@ -137,7 +137,11 @@ class TestLibrary:
         """A candidate of one choice has, in that choice's block, the very tensors that were learned."""
         made = place.preparing(job()).library()
         shelves, full = Shelves.of(place.workload), place.survey.space.full().as_dict()
-        homes = [entry for lot in lots(place.survey.space) if (entry := shelves.entry(lot)).home is not None]
+        homes = [
+            entry
+            for lot in lots(place.survey.space, job().search.library)
+            if (entry := shelves.entry(lot)).home is not None
+        ]
         assert homes
         donor = library_of(place.survey, place.workload, made.index)
         for entry in homes[:3]:
