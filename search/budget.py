@@ -260,6 +260,8 @@ class Budget:
 
     def fits(self, costs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Whether each of n networks is within every limit; `costs[metric]` is `[n]`, the answer too."""
+        if not self.limits:
+            return np.ones(len(next(iter(costs.values()))), dtype=bool)
         fitting: NDArray[np.bool_] = np.logical_and.reduce(
             [
                 costs[metric] >= limit if metric in AT_LEAST else costs[metric] <= limit

@@ -190,6 +190,8 @@ def phases(
     wanted = Span(count, count * levels, count * levels)
     if spec.budget.accuracy is not None:  # levels are halved until the cheapest is found
         wanted = Span(count, count * math.ceil(math.log2(levels + 1)), count * levels)
+    if spec.budget.front is not None:  # the front of all levels together
+        wanted = Span(1, count, count)
     finals = trained * wanted
     return [
         Phase("teacher", together, alone),

@@ -1,4 +1,7 @@
-"""What a user writes of the budget: limits, how times are measured, and the accuracy that turns the goal round."""
+"""
+What a user writes of the budget: limits, how times are measured, the accuracy that turns the goal round, and the costs
+of which the whole front is wanted.
+"""
 
 from __future__ import annotations
 
@@ -146,6 +149,23 @@ class AccuracyGoal(Part):
         return float(Fraction(repr(teacher)) - Fraction(repr(self.max_drop)) / 100)
 
 
+class FrontGoal(Part):
+    """Asks for the front: students of which none is beaten by another in accuracy and in all of these costs."""
+
+    costs: tuple[Name, ...] = Field(("macs",), min_length=1, max_length=3)
+    """The costs to be made small; the first one says how far apart candidates are sought."""
+
+    @field_validator("costs")
+    @classmethod
+    def _costs(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for at, metric in enumerate(metrics):
+            if metric == "accuracy" or metric in AT_LEAST:
+                raise _misfit(((at,), f"`{metric}` is not a cost, of which less is better; write one such as macs"))
+            if metric in metrics[:at]:
+                raise _misfit(((at,), f"`{metric}` is listed twice"))
+        return metrics
+
+
 def _without_null(schema: dict[str, Any]) -> None:
     """A limit is given or left out; null is no limit."""
     for field in schema["properties"].values():
@@ -157,6 +177,7 @@ class BudgetSpec(Part):
     """
     Limits by metric: a text, a number, or a list of them, which is a ladder: one student for each of its levels, in one
     job. Levels go from loose to tight; all lists are equally long, and a limit without a list holds at every level.
+    With `front` there need not be a limit.
     """
 
     model_config = ConfigDict(extra="allow", json_schema_extra=_without_null)
@@ -182,14 +203,15 @@ class BudgetSpec(Part):
     accuracy: AccuracyGoal | None = Field(
         None, examples=[{"max_drop": 1.0}, {"at_least": "91.5%", "cheapest": "params"}]
     )
+    front: FrontGoal | None = Field(None, examples=[{"costs": ["macs"]}, {"costs": ["macs", "params"]}])
 
     @property
     def limits(self) -> dict[str, tuple[Limit, ...]]:
-        """What was written for every metric but accuracy; more than one limit is a ladder."""
+        """What was written for every metric but accuracy and the front; more than one limit is a ladder."""
         found: dict[str, tuple[Limit, ...]] = {}
         for metric, value in self:
             written = value.limit if isinstance(value, (LatencyLimit, ThroughputLimit)) else value
-            if written is not None and not isinstance(written, AccuracyGoal):
+            if written is not None and not isinstance(written, (AccuracyGoal, FrontGoal)):
                 steps = (written,) if isinstance(written, str) else written
                 found[metric] = tuple(Limit.read(metric, step) for step in steps)
         return found
@@ -225,6 +247,8 @@ class BudgetSpec(Part):
         if ladders and self.accuracy is not None:
             why = "with an accuracy to be kept, a cost has one limit; the job looks for the cheapest student itself"
             raise _misfit(*(((metric,), why) for metric in ladders))
+        if self.front is not None:
+            self._check_front(self.front, ladders)
         if self.accuracy is not None and self.accuracy.cheapest == "latency" and self.latency is None:
             why = 'how is it measured? Add `latency` with a limit, such as "1x faster", and its settings'
             raise _misfit((("accuracy", "cheapest"), why))
@@ -238,6 +262,16 @@ class BudgetSpec(Part):
                 )
             )
         return self
+
+    def _check_front(self, front: FrontGoal, ladders: Mapping[str, int]) -> None:
+        if self.accuracy is not None:
+            raise _misfit((("front",), "a job keeps an accuracy or looks for a front; leave out one of them"))
+        if ladders:
+            why = "with a front, a cost has one limit; the job looks for students of all sizes itself"
+            raise _misfit(*(((metric,), why) for metric in ladders))
+        if "latency" in front.costs and self.latency is None:
+            why = 'how is it measured? Add `latency` with a limit, such as "1x faster", and its settings'
+            raise _misfit((("front", "costs", front.costs.index("latency")), why))
 
     @model_serializer(mode="wrap")
     def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

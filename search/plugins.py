@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,15 @@ class Strategy(Protocol):
         ...
 
     def tell(self, trial: Trial) -> None: ...
+
+
+@runtime_checkable
+class Aiming(Strategy, Protocol):
+    """A strategy that can look for a front by itself; others are led along it by budgets."""
+
+    def aim(self, costs: Sequence[str]) -> None:
+        """Before `open`: beside the score, these costs of a trial shall be small."""
+        ...
 
 
 class CostModel(Protocol):

@@ -24,11 +24,15 @@ Choices = NDArray[np.int64]
 
 
 class Projector:
-    """Projects the candidates of one space onto one budget."""
+    """
+    Projects the candidates of one space onto one budget; unless it shall `refill`, only down to it, so that a candidate
+    that fits stays as it is.
+    """
 
-    def __init__(self, model: CostModel, budget: Budget) -> None:
+    def __init__(self, model: CostModel, budget: Budget, *, refill: bool = True) -> None:
         """Raises `BudgetImpossible` when no student fits."""
         self._model, self._space, self.budget = model, model.space, budget
+        self._refills = refill
         sites = self._space.sites
         self._widths = np.array([site.kind == "width" for site in sites], dtype=bool)
         self._ladders = {at: np.array(sites[at].choices) for at in np.flatnonzero(self._widths)}
@@ -43,6 +47,8 @@ class Projector:
     def project(self, proposal: Candidate) -> Candidate:
         """The projection of `proposal`; itself when it fits and nothing can be refilled."""
         wanted = self._space.array([proposal])[0]
+        if not self._refills and self.budget.fits(self._model.costs_of(wanted[None]))[0]:
+            return proposal
         chosen = self._refill(self._shrink(wanted), wanted)
         return self._space.candidate(dict(zip(self._space.by_name, map(int, chosen), strict=True)))
 

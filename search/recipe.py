@@ -22,11 +22,12 @@ from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
 from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
+from search.front import Front
 from search.latency.model import Timed
 from search.latency.quick import quickly
 from search.plan import Checked, plan
 from search.planner import Planner
-from search.plugins import Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher
+from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher
 from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
@@ -59,7 +60,15 @@ class Recipe:
     @property
     def rungs(self) -> Rungs:
         search = self.spec.search
-        return Rungs(search.rungs, search.reduction, search.exempt, search.seed)
+        return Rungs(search.rungs, search.reduction, search.exempt, search.seed, costs=self._front)
+
+    @property
+    def _front(self) -> tuple[str, ...]:
+        return () if self.spec.budget.front is None else self.spec.budget.front.costs
+
+    def front(self, found: Costs) -> Front | None:
+        """What is to be found when no budget says what an accuracy may cost; None when one does."""
+        return Front(self._front, teacher_cost(found), len(self.info.classes)) if self._front else None
 
     @cached_property
     def teacher_key(self) -> str:
@@ -111,15 +120,15 @@ class Recipe:
     def levels(self, found: Costs, unmeasured: Collection[str] = ()) -> tuple[Budget, ...]:
         """
         The budgets to search under, loosest first and each within the one before: the ladder's, or the only one. With
-        an accuracy to be kept they are ours: six steps from the teacher down to the smallest student, even on a
-        logarithmic scale of the cost to be made small, the other limits holding at each. The limits of
-        `unmeasured` metrics are left out.
+        an accuracy to be kept, or a front to be found, they are ours: six steps from the teacher down to the smallest
+        student, even on a logarithmic scale of the cost to be made small (of a front's costs the first), the other
+        limits holding at each. The limits of `unmeasured` metrics are left out.
 
         Raises:
             BudgetImpossible: no student keeps all limits of a level.
             UserError: a limit of an unknown cost, or levels that turn out no tighter than those before them.
         """
-        goal, teacher, planner = self.spec.budget.accuracy, teacher_cost(found), Planner(found.polynomials)
+        teacher, planner = teacher_cost(found), Planner(found.polynomials)
         limits = {metric: steps for metric, steps in self.spec.budget.limits.items() if metric not in unmeasured}
         levels = ladder(limits, teacher)
         for level, budget in enumerate(levels):
@@ -128,21 +137,36 @@ class Recipe:
             except BudgetImpossible as error:
                 ladders = [metric for metric, steps in limits.items() if len(steps) > 1]
                 raise error.under_level(level, ladders) from None
-        if goal is None or goal.cheapest in unmeasured:
+        for metric, pointer in self.small():
+            if metric not in teacher and metric not in unmeasured:
+                raise UserError(f"no cost is called `{metric}`", pointer=pointer, allowed=sorted(teacher))
+        cheapest = next((metric for metric, _ in self.small()), None)
+        if cheapest is None or cheapest in unmeasured:
             return levels
-        if goal.cheapest not in teacher:
-            raise UserError(
-                f"no cost is called `{goal.cheapest}`", pointer="/budget/accuracy/cheapest", allowed=sorted(teacher)
-            )
-        least = planner.best(goal.cheapest, levels[0].limits).value
-        return levels if least is None else _steps(levels[0], goal.cheapest, int(least), teacher[goal.cheapest])
+        least = planner.best(cheapest, levels[0].limits).value
+        return levels if least is None else _steps(levels[0], cheapest, int(least), teacher[cheapest])
+
+    def small(self) -> list[tuple[str, str]]:
+        """The costs that shall be small though no limit says how small, and where the spec has them."""
+        goal = self.spec.budget.accuracy
+        if goal is not None:
+            return [(goal.cheapest, "/budget/accuracy/cheapest")]
+        return [(metric, f"/budget/front/costs/{at}") for at, metric in enumerate(self._front)]
 
     def open_strategy(self, found: Costs, levels: Sequence[Budget], starts: Sequence[Start] = ()) -> Strategy:
         """
         The strategy with its proposals kept distinct, and within the levels in turn; `starts` (`search.starts`) are
-        proposed before all else.
+        proposed before all else. One that can look for a front by itself proposes what it likes within the limits.
         """
-        projected = Projected(self.strategy, *(Projector(found, budget) for budget in levels))
+        projectors = [Projector(found, budget) for budget in levels]
+        if self._front and isinstance(self.strategy, Aiming):
+            self.strategy.aim(self._front)
+            own = self.budget(found).limits
+            limits = {metric: levels[0].limits[metric] for metric in own} | {
+                metric: own[metric] for metric in own.keys() & {self._front[0]}
+            }
+            projectors = [Projector(found, Budget(limits), refill=False)]
+        projected = Projected(self.strategy, *projectors)
         strategy = Distinct(Started(projected))
         strategy.open(found.space, self.spec.search.seed, starts)
         return strategy
@@ -248,8 +272,8 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
         known=info,
     )
     costs = {metric: f"/budget/{metric}" for metric in spec.budget.limits}
-    if spec.budget.accuracy is not None:
-        costs.setdefault(spec.budget.accuracy.cheapest, "/budget/accuracy/cheapest")
+    for metric, pointer in recipe.small():
+        costs.setdefault(metric, pointer)
     for metric, pointer in costs.items():
         try:
             catalog.load("costs", metric)

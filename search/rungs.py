@@ -17,6 +17,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from search.front import fronts
 from search.trial import State, Trial
 
 
@@ -25,12 +28,16 @@ class Rungs:
     """
     `steps` are the training lengths, rising; one trial in `reduction` goes on, and of those the share `exempt` is
     drawn by `seed`. Who goes on follows from the scores alone, whatever the number of workers.
+
+    With `costs` to be made small besides, those go on first that no other beats in its score and in all of them, then
+    those that only these beat, and so on; among equals the better score decides.
     """
 
     steps: tuple[int, ...]
     reduction: int
     exempt: float = 0.0
     seed: int = 0
+    costs: tuple[str, ...] = ()
 
     def promotable(self, trials: Sequence[Trial], to_come: int = 0) -> Trial | None:
         """
@@ -47,7 +54,7 @@ class Rungs:
 
     def through(self, trials: Sequence[Trial], rung: int) -> list[Trial]:
         """Those that go on from a rung at which all `trials` have been scored or have failed: one at least."""
-        scored = ranked(trials, rung)
+        scored = self._ranked(trials, rung)
         share = self.going_on(len(scored))
         return [*scored[: share - self._drawn(share)], *self.exempted(trials, rung)]
 
@@ -68,7 +75,7 @@ class Rungs:
 
         Which ones is drawn by hashes of their numbers: nobody's score has a say in it.
         """
-        scored = ranked(trials, rung)
+        scored = self._ranked(trials, rung)
         share = self.going_on(len(scored))
         drawn = self._drawn(share)
         others = scored[share - drawn :]
@@ -86,8 +93,9 @@ class Rungs:
         if not left:
             return None
         regular = share - self._drawn(share)
-        able = [trial for trial in ranked(trials, rung) if not _ended(trial, rung)]
-        certain = able[: max(0, regular - missing)]
+        able = [trial for trial in self._ranked(trials, rung) if not _ended(trial, rung)]
+        # One more network may beat any number of others in everything, so a front is certain when all are known.
+        certain = able[: max(0, regular - missing)] if not (self.costs and missing) else []
         if not missing:
             certain = [*certain, *self.exempted(trials, rung), *able]
         return next((trial for trial in certain if _waits(trial, rung)), None)
@@ -98,6 +106,14 @@ class Rungs:
         able = sum(not _ended(trial, rung) for trial in scored)
         share = min(self.going_on(len(scored) + missing), able + missing)
         return share, max(0, share - sum(_gone(trial, rung) for trial in scored))
+
+    def _ranked(self, trials: Sequence[Trial], rung: int) -> list[Trial]:
+        scored = ranked(trials, rung)
+        if not self.costs or not scored:
+            return scored
+        losses = [[-trial.scores[rung].rank[0], *(trial.cost[metric] for metric in self.costs)] for trial in scored]
+        order = np.argsort(fronts(np.array(losses, dtype=np.float64)), kind="stable")
+        return [scored[at] for at in order]
 
     def _missing(self, trials: Sequence[Trial], rung: int, to_come: int) -> int:
         """How many more will be scored at a rung when none fails."""

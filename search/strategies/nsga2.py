@@ -13,7 +13,11 @@ from search.trial import Trial
 
 
 class Nsga2:
-    """Optuna's genetic algorithm NSGA-II: generations of crossed and mutated candidates, the better ones as parents."""
+    """
+    Optuna's genetic algorithm NSGA-II: generations of crossed and mutated candidates, the better ones as parents.
+
+    Where a front is asked for, parents are those that no other beats in its score and in all costs.
+    """
 
     needs_plan = False
 
@@ -23,9 +27,13 @@ class Nsga2:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._costs: tuple[str, ...] = ()
+
+    def aim(self, costs: Sequence[str]) -> None:
+        self._costs = tuple(costs)
 
     def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
-        self._sampling = Sampling(space, seed, self._sampler)
+        self._sampling = Sampling(space, seed, self._sampler, self._costs)
 
     def ask(self) -> Proposal | None:
         return self._sampling.ask()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
@@ -23,11 +23,14 @@ class Sampling:
     Choices are ordered, so each site is an integer axis. A trial is told with its score at the first rung, the one
     length that all trials share: a mixture of lengths would rank long training above good widths. What was never asked
     for, such as a start or a trial of a former process, is told all the same. A genetic sampler's generation travels
-    with the trial, for without it a sampler that is rebuilt would begin again at the first.
+    with the trial, for without it a sampler that is rebuilt would begin again at the first. With `costs`, these are
+    further values, each to be small.
     """
 
-    def __init__(self, space: Space, seed: int, sampler: Callable[[int], BaseSampler]) -> None:
-        self._space, self._seed, self._sampler = space, seed, sampler
+    def __init__(
+        self, space: Space, seed: int, sampler: Callable[[int], BaseSampler], costs: Sequence[str] = ()
+    ) -> None:
+        self._space, self._seed, self._sampler, self._costs = space, seed, sampler, costs
         self._axes: dict[str, BaseDistribution] = {
             site.name: IntDistribution(0, len(site.choices) - 1) for site in space.sites if len(site.choices) > 1
         }
@@ -52,18 +55,18 @@ class Sampling:
         if not trial.scores and trial.state is not State.FAILED:
             return
         origin = self._space.candidate(trial.origin)
-        value = trial.scores[0].rank[0] if trial.scores else None
+        values = [trial.scores[0].rank[0], *(trial.cost[metric] for metric in self._costs)] if trial.scores else None
         if waiting := self._asked.get(origin.key):
             asked = waiting.pop()
-            self._opened().tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
-        elif origin.key not in self._told and value is not None:
-            self._replay(origin, value, (trial.extra or {}).get("generation", 0))
+            self._opened().tell(asked, values, state=TrialState.COMPLETE if values else TrialState.FAIL)
+        elif origin.key not in self._told and values:
+            self._replay(origin, values, (trial.extra or {}).get("generation", 0))
         self._told.add(origin.key)
 
-    def _replay(self, origin: Candidate, value: float, generation: int) -> None:
+    def _replay(self, origin: Candidate, values: Sequence[float], generation: int) -> None:
         params = {name: self._space.by_name[name].choices.index(origin[name]) for name in self._axes}
         frozen = create_trial(
-            value=value, params=params, distributions=self._axes, system_attrs={_GENERATION: generation}
+            values=values, params=params, distributions=self._axes, system_attrs={_GENERATION: generation}
         )
         if self._record is None:
             self._replayed.append(frozen)
@@ -75,6 +78,8 @@ class Sampling:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             # After a replay the same seed would repeat the proposals that are already on record.
             seed = (self._seed + 1_000_003 * len(self._replayed)) % 2**32
-            self._record = optuna.create_study(direction="maximize", sampler=self._sampler(seed))
+            self._record = optuna.create_study(
+                directions=["maximize", *("minimize" for _ in self._costs)], sampler=self._sampler(seed)
+            )
             self._record.add_trials(self._replayed)
         return self._record

@@ -240,6 +240,8 @@ def test_levels_of_different_kinds_must_turn_out_to_fall() -> None:
         {"latency": ["2x faster", "4x faster"], "throughput": ["200/s", "400/s"]},
         {"accuracy": {"max_drop": 1.0}, "params": "50%"},
         {"accuracy": {"at_least": "91.5%", "cheapest": "params"}},
+        {"front": {"costs": ["macs", "params"]}},
+        {"front": {"costs": ["macs"]}, "params": "50%"},
     ],
 )
 def test_a_budget_on_record_is_read_as_it_was_written(budget: dict[str, Any]) -> None:
@@ -293,6 +295,12 @@ def test_a_time_is_measured_as_its_limit_says() -> None:
         ({"accuracy": {"max_drop": 1, "cheapest": "throughput"}}, "/budget/accuracy/cheapest", "less is better"),
         ({"accuracy": {"max_drop": 1, "cheapest": "latency"}}, "/budget/accuracy/cheapest", "Add `latency`"),
         ({"accuracy": {"max_drop": 1}, "params": ["50%", "20%"]}, "/budget/params", "one limit"),
+        ({"front": {"costs": []}}, "/budget/front/costs", "at least 1"),
+        ({"front": {"costs": ["macs", "throughput"]}}, "/budget/front/costs/1", "less is better"),
+        ({"front": {"costs": ["macs", "macs"]}}, "/budget/front/costs/1", "twice"),
+        ({"front": {"costs": ["macs", "latency"]}}, "/budget/front/costs/1", "Add `latency`"),
+        ({"front": {}, "accuracy": {"max_drop": 1}}, "/budget/front", "leave out one"),
+        ({"front": {}, "params": ["50%", "20%"]}, "/budget/params", "one limit"),
         ({"bad name": "20%"}, "/budget/bad name", "pattern"),
     ],
 )

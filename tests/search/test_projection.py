@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,3 +113,15 @@ def test_where_costs_contradict_each_other_a_projection_still_fits(
         assert {projected["one"], projected["other"]} == {proposal["one"], proposal["other"]}, (
             "what fits keeps its operators"
         )
+
+
+def test_without_refilling_what_fits_stays_as_it_is_and_without_limits_everything_does() -> None:
+    rng = np.random.default_rng(0)
+    for budget in (Budget(), Budget({"macs": 300})):
+        projector = Projector(CHAIN, budget, refill=False)
+        for _ in range(20):
+            candidate = CHAIN.space.sample(rng)
+            fits = budget.fits(CHAIN.costs_of(CHAIN.space.array([candidate])))[0]
+            projected = projector.project(candidate)
+            assert (projected == candidate) == fits
+            assert budget.fits(CHAIN.costs_of(CHAIN.space.array([projected])))[0]

@@ -155,3 +155,15 @@ def test_the_exempt_are_drawn_evenly_and_by_the_seed() -> None:
     counts = np.bincount([number for numbers in drawn for number in numbers], minlength=30)[8:]
     assert abs(counts - 800 / 22).max() < 4 * (800 / 22) ** 0.5
     assert drawn[0] == [one.number for one in Rungs((10, 30), 3, 0.2, 0).exempted(trials[::-1], 0)]
+
+
+def test_on_a_front_those_go_on_that_nobody_beats_in_everything() -> None:
+    rungs = Rungs((10, 30), 2, costs=("macs",))
+    worth = [(0.9, 500), (0.8, 600), (0.7, 100), (0.85, 520)]
+    trials = [replace(trial(n, accuracy), cost={"macs": macs}) for n, (accuracy, macs) in enumerate(worth)]
+    assert [one.number for one in rungs.through(trials, 0)] == [0, 2], "3 knows more than 2, and 0 beats it in both"
+    first = rungs.promotable(trials)
+    assert first is not None
+    assert first.number == 0
+    assert rungs.promotable(trials, to_come=1) is None
+    assert rungs.promotable([*trials[:3], replace(trials[3], state=State.RUNNING, scores=())]) is None

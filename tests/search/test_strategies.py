@@ -9,7 +9,7 @@ import pytest
 from search.budget import Budget
 from search.catalog import BUILT_IN, Catalog
 from search.part import Part
-from search.plugins import Proposal, Start, Strategy
+from search.plugins import Aiming, Proposal, Start, Strategy
 from search.projection import Projector
 from search.spec import Pick
 from search.strategies.breeding import mutant
@@ -365,3 +365,25 @@ def test_distinct_tells_a_repeating_strategy_what_is_known_of_the_twin() -> None
     assert second is not None
     assert second.candidate == SPACE.least()
     assert [trial.scores[0].accuracy for trial in stubborn.told] == [0.5, 0.5]
+
+
+def test_nsga2_can_look_for_a_front_by_itself() -> None:
+    """Narrow networks are worth as much as wide ones when they cost less; a single goal would forget them."""
+    spread = {}
+    for aims in ((), ("macs",)):
+        strategy = Catalog().make("strategies", Pick(name="nsga2", options={"population": 8}))
+        assert isinstance(strategy, Aiming)
+        strategy.aim(aims)
+        strategy.open(SPACE, seed=1)
+        proposals = []
+        for number in range(40):
+            proposals.append(strategy.ask())
+            trial = scored(number, proposals[-1], wide_is_good(proposals[-1]), {"macs": macs_of(proposals[-1])})
+            strategy.tell(trial)
+        spread[aims] = min(macs_of(proposal) for proposal in proposals[-16:])
+    again = Catalog().make("strategies", Pick(name="nsga2"))
+    again.aim(("macs",))
+    again.open(SPACE, seed=1)
+    again.tell(trial)
+    assert again.ask() is not None
+    assert spread["macs",] < spread[()] / 2
