@@ -25,6 +25,7 @@ from workers.results import (
     ExportResult,
     FinalistsResult,
     Result,
+    SearchResult,
     SurveyResult,
     TeacherResult,
     TimeResult,
@@ -170,6 +171,19 @@ class Links(Document):
     cancel: str
 
 
+class FrontDocument(Document):
+    """
+    How much of what could be wished for is granted: the volume between the front and a network that guesses and costs
+    as much as the teacher, 0 to 1, in shares of accuracy above chance and of the teacher's costs.
+    """
+
+    costs: list[str]
+    course: list[float]
+    """After each scored trial, in order of number."""
+    hypervolume: float | None
+    """Of the students themselves, on validation; null until they are trained."""
+
+
 class JobDocument(Document):
     id: str
     state: JobState
@@ -191,9 +205,11 @@ class JobDocument(Document):
     student: StudentDocument | None
     """The first of `students`; null until they are exported."""
     students: list[StudentDocument]
-    """One for each level of a ladder, loosest first; one for a job without."""
+    """One for each level of a ladder, loosest first; those of a front, dearest first; one for any other job."""
     levels: list[Cost]
     """The limits of every level that is searched, worked out, loosest first; empty until the survey is done."""
+    front: FrontDocument | None
+    """Of a job that looks for one, when its search is done."""
     trials: TrialCounts
     best: BestDocument | None
     progress: ProgressDocument | None
@@ -261,6 +277,7 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
         student=students[0] if students else None,
         students=students,
         levels=[dict(budget.limits) for budget in surveyed.budgets] if surveyed else [],
+        front=_front(record),
         trials=_counts(trials),
         best=_best(best[0]) if best else None,
         progress=_progress(record, trials),
@@ -316,6 +333,19 @@ def _teacher(record: JobRecord) -> TeacherDocument:
     )
 
 
+def _front(record: JobRecord) -> FrontDocument | None:
+    searched = _result(record, Phase.SEARCH, SearchResult)
+    chosen = _result(record, Phase.FINALISTS, FinalistsResult)
+    front = record.spec["budget"].get("front")
+    if front is None or searched is None:
+        return None
+    return FrontDocument(
+        costs=front["costs"],
+        course=list(searched.hypervolume),
+        hypervolume=chosen.hypervolume if chosen else None,
+    )
+
+
 def _students(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocument]:
     """Empty until they are exported: before that nothing was measured on what will be deployed."""
     surveyed = _result(record, Phase.SURVEY, SurveyResult)
@@ -323,8 +353,9 @@ def _students(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocumen
     exported = _result(record, Phase.EXPORT, ExportResult)
     if surveyed is None or chosen is None or exported is None:
         return []
-    # With an accuracy to be kept the levels are the search's own, and what the one student must keep are the limits.
-    budgets = surveyed.budgets if chosen.floor is None else (Budget(surveyed.limits),)
+    # With an accuracy to be kept, or a front, the levels are the search's own, and what students must keep the limits.
+    own = chosen.floor is not None or chosen.hypervolume is not None
+    budgets = (Budget(surveyed.limits),) * len(chosen.chosen) if own else surveyed.budgets
     finalists = {finalist.trial: finalist.accuracy for finalist in chosen.finalists}
     numbers = {trial.id: trial.number for trial in trials}
     students = []

@@ -16,6 +16,7 @@ from search.budget import Budget
 from search.errors import BudgetImpossible, StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
 from search.export.bundle import FILES
 from search.files import Files
+from search.front import Front, hypervolume
 from search.limits import AccuracyGoal
 from search.plugins import DatasetInfo
 from search.quality import Quality
@@ -26,7 +27,7 @@ from workers.backends.base import Backend
 from workers.exam import Exam, examine
 from workers.exporting import write_student
 from workers.finalists import FinalistsSession
-from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, named
+from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of, named
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
 from workers.preparing import Preparing
 from workers.results import (
@@ -185,7 +186,7 @@ class Driver:
         levels, trials = setting.levels, self._spec.search.trials
         found = self._searched(setting, margins(setting.costs), trials)
         missing = [level for level, group in enumerate(found) if not group]
-        if missing and (self._goal is None or len(missing) == len(found)):
+        if missing and (not self._own_levels or len(missing) == len(found)):
             raise Hopeless(self._why_no_trial(levels, missing[0]))
         for _ in range(SENT_BACK if self._stopwatch.measurements else 0):
             factors = self._trimmed(setting, found).factors
@@ -197,14 +198,29 @@ class Driver:
             found = [new or old for new, old in zip(more, found, strict=True)]
         if self._stopwatch.measurements:
             found = self._trimmed(setting, found).finalists
+        front, course = self._recipe.front(setting.costs), list[float]()
+        if front is not None:
+            known = self._ledger.trials(self._claim.job_id)
+            found, course = [self._unbeaten(setting, front, found, known)], front.course(known)
         groups = tuple(tuple(trial.id for trial in trials) for trials in found)
         return self._finish(
             Phase.SEARCH,
             SearchResult(
                 finalists=tuple(dict.fromkeys(trial for group in groups for trial in group)),
                 levels=groups if len(groups) > 1 else (),
+                hypervolume=tuple(course),
             ),
         )
+
+    def _unbeaten(
+        self, setting: Setting, front: Front, found: Sequence[Sequence[Trial]], known: Sequence[Trial]
+    ) -> list[Trial]:
+        """The finalists of a front: of all trials within the limits or, where times are limited, of those measured."""
+        budget = self._recipe.budget(setting.costs)
+        able = [trial for trial in known if budget.holds(trial.cost)]
+        if self._stopwatch.measurements:
+            able = list({trial.id: trial for group in found for trial in group}.values())
+        return front.best(able, self._spec.finalists.count)
 
     def _searched(
         self, setting: Setting, factors: Mapping[str, float], trials: int, *, again: bool = False
@@ -254,7 +270,12 @@ class Driver:
         ranked, failed = session.conclude()
         if not ranked:
             raise Hopeless(f"every finalist failed: {'; '.join(failed.values())}")
-        if self._goal is None or floor is None:
+        front, volume = self._recipe.front(setting.costs), None
+        if front is not None:
+            best = front_of(ranked, trials, front)
+            costs = [trials[result.trial].cost for result in best]
+            volume = hypervolume(front.losses([result.accuracy for result in best], costs))
+        elif self._goal is None or floor is None:
             best = best_of_levels(levels, ranked, trials, self._stopwatch.costing(teacher_cost(setting.costs)))
         else:
             best = [cheapest(ranked, trials, self._goal.cheapest, floor)]
@@ -268,6 +289,7 @@ class Driver:
                 kl=winners[0].kl,
                 winners=tuple(winners) if len(winners) > 1 else (),
                 floor=floor,
+                hypervolume=volume,
             ),
         )
 
@@ -301,7 +323,7 @@ class Driver:
 
     def _export(self, setting: Setting, chosen: FinalistsResult) -> ExportResult:
         self._enter(Phase.EXPORT)
-        budgets, reference = self._budgets(setting), teacher_cost(setting.costs)
+        budgets, reference = self._budgets(setting, len(chosen.chosen)), teacher_cost(setting.costs)
         exported: dict[str, tuple[Exported, dict[str, Artifact], Times]] = {}
         students = []
         for level, (winner, budget) in enumerate(zip(chosen.chosen, budgets, strict=True)):
@@ -335,11 +357,11 @@ class Driver:
     def _check_times(self, setting: Setting, exported: ExportResult) -> None:
         """Raises `Hopeless` when a student turned out too slow; it is there to be looked at and taken home."""
         if self._stopwatch.measurements:
-            check_times(exported.students, self._budgets(setting))
+            check_times(exported.students, self._budgets(setting, len(exported.students)))
 
-    def _budgets(self, setting: Setting) -> Sequence[Budget]:
-        """What the students must keep, one a student: with an accuracy to be kept the levels are only the search's."""
-        return setting.levels if self._goal is None else [self._recipe.budget(setting.costs)]
+    def _budgets(self, setting: Setting, students: int) -> Sequence[Budget]:
+        """What the students must keep, one a student: the limits, where the levels are only the search's."""
+        return [self._recipe.budget(setting.costs)] * students if self._own_levels else setting.levels
 
     @cached_property
     def _recipe(self) -> Recipe:
@@ -352,6 +374,11 @@ class Driver:
     @property
     def _goal(self) -> AccuracyGoal | None:
         return self._spec.budget.accuracy
+
+    @property
+    def _own_levels(self) -> bool:
+        """Whether the levels are the search's own and no student has to be found for each."""
+        return self._goal is not None or self._spec.budget.front is not None
 
     @cached_property
     def _stopwatch(self) -> Stopwatch:

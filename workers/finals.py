@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from search.budget import Budget
+from search.front import Front, chosen
 from search.trial import Trial
 from workers.results import FinalistResult
 
@@ -124,6 +125,13 @@ def cheapest(
             "(`finalists.steps`), or search more (`search.trials`)"
         )
     return min(passing, key=lambda result: trials[result.trial].cost[metric])
+
+
+def front_of(ranked: Sequence[FinalistResult], trials: Mapping[str, Trial], front: Front) -> list[FinalistResult]:
+    """The finalists that no other beats in accuracy and in all costs, the dearest by the first cost first."""
+    losses = front.losses([result.accuracy for result in ranked], [trials[result.trial].cost for result in ranked])
+    unbeaten = [ranked[at] for at in chosen(losses, len(ranked))]
+    return sorted(unbeaten, key=lambda result: -trials[result.trial].cost[front.costs[0]])
 
 
 def named(levels: Sequence[Budget], level: int) -> str:

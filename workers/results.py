@@ -114,6 +114,8 @@ class SearchResult(Result):
     """Ids of the trials that may go on to long training, best first; with levels, those of all of them."""
     levels: tuple[tuple[str, ...], ...] = ()
     """The finalists of every level, best first; empty where there is but one."""
+    hypervolume: tuple[float, ...] = ()
+    """After each scored trial, in order of number; empty unless a front is looked for. `search.front` says of what."""
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -144,9 +146,11 @@ class FinalistsResult(Result):
     accuracy: float
     kl: float
     winners: tuple[Winner, ...] = ()
-    """One a level of a ladder, loosest first; empty for a job without."""
+    """One a level of a ladder, loosest first, or one a student of a front; empty for a job with one student."""
     floor: float | None = None
     """The least validation accuracy, 0..1, of a job that has one to keep."""
+    hypervolume: float | None = None
+    """Of the students of a front, on validation; None for a job that looks for none."""
 
     @property
     def chosen(self) -> tuple[Winner, ...]:

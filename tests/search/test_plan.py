@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from search.budget import Budget
-from search.errors import BudgetImpossible
+from search.errors import BudgetImpossible, InvalidSpec
 from search.estimate import NOTHING, Pace, Span, compute_hours, phases, promoted
 from search.evidence import share
 from search.files import Files
@@ -117,6 +117,33 @@ def test_an_accuracy_goal_is_searched_at_levels_that_can_all_be_kept(recipe: Mak
     found, levels = checked.found, checked.levels
     assert len(levels) == 6
     assert all(budget.fits(found.costs([found.space.least()]))[0] for budget in levels)
+
+
+@pytest.mark.timeout(60)
+def test_a_front_is_sought_at_levels_of_its_first_cost_or_by_a_strategy_that_can(recipe: MakeRecipe) -> None:
+    front = {"front": {"costs": ["params", "macs"]}, "macs": "60%"}
+    made = recipe(budget=front, search={"strategy": {"name": "random"}})
+    checked = made.check()
+    found, levels = checked.found, checked.levels
+    assert len(levels) == 6
+    assert made.rungs.costs == ("params", "macs")
+    strategy = made.open_strategy(found, levels)
+    for budget in levels:
+        proposal = strategy.ask()
+        assert proposal is not None
+        assert budget.fits(found.costs([proposal.candidate]))[0]
+    alone = recipe(budget=front, search={"strategy": {"name": "nsga2"}})
+    strategy = alone.open_strategy(found, levels)
+    proposals = [proposal for proposal in (strategy.ask() for _ in range(12)) if proposal is not None]
+    limits = Budget(alone.budget(found).limits)
+    assert limits.limits.keys() == {"macs"}
+    assert all(limits.fits(found.costs([proposal.candidate]))[0] for proposal in proposals)
+    fitting = [one for one in proposals if limits.fits(found.costs([one.origin]))[0]]
+    assert fitting
+    assert all(one.candidate == one.origin for one in fitting)
+    with pytest.raises(InvalidSpec) as raised:
+        recipe(budget={"front": {"costs": ["macs", "macz"]}})
+    assert [error.pointer for error in raised.value.errors] == ["/budget/front/costs/1"]
 
 
 @pytest.mark.timeout(60)

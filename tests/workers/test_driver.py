@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search.errors import BudgetImpossible, StaleClaim
 from search.files import Files
+from search.front import Front, hypervolume
 from search.recipe import prepare
 from search.spec import JobSpec
 from search.trial import State
@@ -255,6 +256,40 @@ def test_the_cheapest_student_above_an_accuracy_is_found(finished: tuple[House, 
     assert student.cost["macs"] <= document.levels[-1]["macs"]
     assert student.cost["macs"] == min(trial.cost["macs"] for trial in house.ledger.trials(job))
     assert {artifact.name.split("/")[0] for artifact in document.artifacts} == {"student"}
+
+
+@pytest.mark.timeout(120)
+def test_a_front_is_found_without_a_budget(finished: tuple[House, str]) -> None:
+    house, _ = finished
+    search = {**small_spec().search.model_dump(mode="json"), "trials": 6, "rungs": [2, 4]}
+    finalists = {"count": 2, "steps": 4, "checkpoint_every": 2}
+    state, job = house.drive(
+        small_spec(budget={"front": {"costs": ["macs", "params"]}}, search=search, finalists=finalists)
+    )
+    assert state is JobState.SUCCEEDED
+    document = house.document(job)
+    students = document.students
+    assert 1 <= len(students) <= 2
+    assert [student.cost["macs"] for student in students] == sorted(
+        (student.cost["macs"] for student in students), reverse=True
+    )
+    found = {(one.metrics.validation_accuracy, one.cost["macs"], one.cost["params"]) for one in students}
+    for accuracy, macs, params in found:
+        assert not any(
+            a >= accuracy and m <= macs and p <= params and (a, m, p) != (accuracy, macs, params) for a, m, p in found
+        )
+    assert all(student.verdicts == [] for student in students)
+    names = {artifact.name.split("/")[0] for artifact in document.artifacts}
+    assert names == {student.folder for student in students}
+    assert document.front is not None
+    assert document.front.costs == ["macs", "params"]
+    assert document.front.course == sorted(document.front.course)
+    assert len(document.front.course) == 6
+    teacher = document.teacher.cost
+    assert teacher is not None
+    front = Front(("macs", "params"), teacher, classes=10)
+    losses = front.losses([accuracy for accuracy, _, _ in found], [{"macs": m, "params": p} for _, m, p in found])
+    assert document.front.hypervolume == pytest.approx(hypervolume(losses))
 
 
 def test_an_accuracy_that_nothing_keeps_fails_with_the_best_that_was_reached(finished: tuple[House, str]) -> None:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.budget import Budget
+from search.front import Front
 from search.trial import Score, State, Trial
-from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, reaches
+from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of, reaches
 from workers.results import FinalistResult
 
 
@@ -124,3 +125,12 @@ def test_a_floor_is_reached_as_a_person_counts() -> None:
     assert reaches(283 / 300, 0.9433333333333335), "one bit above the quotient"
     assert not reaches(0.9432, 0.9433)
     assert not reaches(None, 0)
+
+
+def test_the_students_of_a_front_are_those_nobody_beats_the_dearest_first() -> None:
+    front = Front(("macs",), {"macs": 1000}, classes=10)
+    cost = {trial: TRIALS[trial].cost["macs"] for trial in ("t0", "t1", "t2")}
+    assert len(set(cost.values())) == 3
+    dear, middle, cheap = sorted(cost, key=lambda trial: -cost[trial])
+    found = front_of(results(**{dear: 0.9, middle: 0.7, cheap: 0.8}), TRIALS, front)
+    assert [result.trial for result in found] == [dear, cheap]
