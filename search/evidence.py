@@ -3,6 +3,8 @@ How far the search of a job can be trusted, measured within the job itself.
 
 Whether a short training foretells a long one, how much a score varies by itself, and how often stopping discards a
 trial that would have won: each with a 95 % interval, and not at all where too little is known.
+
+Whoever only shows what was found waits a second for no library: scipy's is loaded by those who look for it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import beta, chi2, spearmanr
 
 from search.rungs import Rungs, ranked
 from search.trial import Trial
@@ -117,6 +118,8 @@ def noise(repeats: Sequence[Sequence[float]]) -> Noise | None:
 
     The interval is that of the variance of normal draws (chi-squared).
     """
+    from scipy.stats import chi2
+
     groups = [np.asarray(scores, dtype=np.float64) for scores in repeats if len(scores) > 1]
     freedom = sum(len(scores) - 1 for scores in groups)
     if not freedom:
@@ -154,6 +157,8 @@ def share(count: int, of: int) -> tuple[float, float]:
     Between which two shares lies the true one when `count` of `of` are so: the exact interval of 95 % confidence
     (Clopper and Pearson, doi.org/10.1093/biomet/26.4.404).
     """
+    from scipy.stats import beta
+
     low = float(beta.ppf(1 - _TWO_SIDED, count, of - count + 1)) if count else 0.0
     high = float(beta.ppf(_TWO_SIDED, count + 1, of - count)) if count < of else 1.0
     return low, high
@@ -192,6 +197,8 @@ def _correlation(
 
     A perfect order is never certain: the next best one stands for it in the interval.
     """
+    from scipy.stats import spearmanr
+
     weights, total, perfect = 0.0, 0.0, True
     for pairs in levels:
         one, other = np.array(pairs, dtype=np.float64).reshape(-1, 2).T

@@ -13,17 +13,29 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
 from search.budget import Budget, Verdict
 from search.rungs import Rungs
 from search.trial import State, Trial
+from service.findings import (
+    Document,
+    EvidenceDocument,
+    PreparationDocument,
+    RivalDocument,
+    evidence,
+    preparation,
+    rival,
+)
 from workers.events import Event
 from workers.finals import reaches
 from workers.ports import JobRecord, JobState, Phase, StoredFile
 from workers.results import (
+    ElasticResult,
     ExportResult,
     FinalistsResult,
+    LibraryResult,
+    PlanResult,
     Result,
     SearchResult,
     SurveyResult,
@@ -35,10 +47,6 @@ from workers.results import (
 R = TypeVar("R", bound=Result)
 
 Cost = dict[str, int]
-
-
-class Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TeacherMetrics(Document):
@@ -112,6 +120,8 @@ class StudentDocument(Document):
     """Size of weights.safetensors."""
     times: list[TimeDocument]
     """One for each measured metric."""
+    rival: RivalDocument | None
+    """Null where no other finalist came through within the budget, and of a job that asks for the cheapest or for a front."""
 
 
 class TrialCounts(Document):
@@ -210,8 +220,11 @@ class JobDocument(Document):
     """The limits of every level that is searched, worked out, loosest first; empty until the survey is done."""
     front: FrontDocument | None
     """Of a job that looks for one, when its search is done."""
+    preparation: PreparationDocument
     trials: TrialCounts
     best: BestDocument | None
+    evidence: EvidenceDocument | None
+    """Null before the search is over."""
     progress: ProgressDocument | None
     timing: Timing
     artifacts: list[ArtifactDocument]
@@ -278,8 +291,16 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
         students=students,
         levels=[dict(budget.limits) for budget in surveyed.budgets] if surveyed else [],
         front=_front(record),
+        preparation=preparation(
+            _result(record, Phase.LIBRARY, LibraryResult),
+            _result(record, Phase.PLAN, PlanResult),
+            _result(record, Phase.ELASTIC, ElasticResult),
+        ),
         trials=_counts(trials),
         best=_best(best[0]) if best else None,
+        evidence=evidence(
+            _result(record, Phase.SEARCH, SearchResult), _result(record, Phase.FINALISTS, FinalistsResult)
+        ),
         progress=_progress(record, trials),
         timing=_timing(record, now),
         artifacts=[artifact_document(record.id, stored) for stored in record.files],
@@ -376,6 +397,9 @@ def _students(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocumen
                 verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],
                 bytes=student.bytes,
                 times=[_time(metric, found) for metric, found in student.times.items()],
+                rival=None
+                if own
+                else rival(student.trial, chosen, {trial.id: trial for trial in trials if budget.holds(trial.cost)}),
             )
         )
     return students

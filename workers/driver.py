@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-from search.budget import Budget
+from search.budget import Budget, level_of
 from search.errors import BudgetImpossible, StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
+from search.evidence import evidence
 from search.export.bundle import FILES
 from search.files import Files
 from search.front import Front, hypervolume
@@ -30,6 +31,7 @@ from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of, named
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
 from workers.preparing import Preparing
+from workers.repeats import RepeatsSession, chosen
 from workers.results import (
     ElasticResult,
     Exported,
@@ -203,12 +205,15 @@ class Driver:
             known = self._ledger.trials(self._claim.job_id)
             found, course = [self._unbeaten(setting, front, found, known)], front.course(known)
         groups = tuple(tuple(trial.id for trial in trials) for trials in found)
+        repeats = self._repeated(setting)
         return self._finish(
             Phase.SEARCH,
             SearchResult(
                 finalists=tuple(dict.fromkeys(trial for group in groups for trial in group)),
                 levels=groups if len(groups) > 1 else (),
                 hypervolume=tuple(course),
+                repeats=repeats,
+                evidence=evidence(self._recipe.rungs, self._compared(setting), repeats=repeats),
             ),
         )
 
@@ -221,6 +226,25 @@ class Driver:
         if self._stopwatch.measurements:
             able = list({trial.id: trial for group in found for trial in group}.values())
         return front.best(able, self._spec.finalists.count)
+
+    def _repeated(self, setting: Setting) -> dict[str, tuple[float, float]]:
+        """Some trials of the last rung with the accuracy that another seed gives them."""
+        trials = chosen(self._compared(setting), self._recipe.rungs, self._spec.search.repeats)
+        if not trials:
+            return {}
+        session = RepeatsSession(
+            self._claim, self._ledger, setting.scores, self._spec, trials, self._recipe.rungs, self._watch
+        )
+        self._backend.run(session, setting.workload)
+        self._go_on()
+        return session.conclude()
+
+    def _compared(self, setting: Setting) -> list[list[Trial]]:
+        """The trials of each level that were compared with each other."""
+        groups: list[list[Trial]] = [[] for _ in setting.levels]
+        for trial in self._ledger.trials(self._claim.job_id):
+            groups[level_of(setting.levels, trial.cost)].append(trial)
+        return groups
 
     def _searched(
         self, setting: Setting, factors: Mapping[str, float], trials: int, *, again: bool = False
@@ -290,6 +314,13 @@ class Driver:
                 winners=tuple(winners) if len(winners) > 1 else (),
                 floor=floor,
                 hypervolume=volume,
+                evidence=evidence(
+                    self._recipe.rungs,
+                    self._compared(setting),
+                    {result.trial: result.accuracy for result in ranked},
+                    self._spec.finalists.steps,
+                    found.repeats,
+                ),
             ),
         )
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from search.budget import Budget
+from search.evidence import Evidence
 from search.latency.reading import Comparison
 from search.plugins import Start
 from search.space import Space
@@ -116,6 +117,10 @@ class SearchResult(Result):
     """The finalists of every level, best first; empty where there is but one."""
     hypervolume: tuple[float, ...] = ()
     """After each scored trial, in order of number; empty unless a front is looked for. `search.front` says of what."""
+    repeats: Mapping[str, tuple[float, float]] = {}
+    """By trial its accuracy at the last rung, and that of the same training with another seed."""
+    evidence: Evidence = Evidence()
+    """How far the order of the trials can be trusted, as the search alone tells."""
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -151,6 +156,8 @@ class FinalistsResult(Result):
     """The least validation accuracy, 0..1, of a job that has one to keep."""
     hypervolume: float | None = None
     """Of the students of a front, on validation; None for a job that looks for none."""
+    evidence: Evidence = Evidence()
+    """The same as the search's, with what the finalists' long training tells of it."""
 
     @property
     def chosen(self) -> tuple[Winner, ...]:

@@ -18,8 +18,9 @@ from search.spec import JobSpec, read_spec
 from service.auth import require_key
 from service.deps import AskingDep, IdempotencyKey, JobId, JobsDep, JsonBody
 from service.description import answers, shown, spec_body
-from service.documents import Document, JobDocument, TrialDocument, job_document, trial_document
+from service.documents import JobDocument, TrialDocument, job_document, trial_document
 from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
+from service.findings import Document
 from service.problems import Refusal
 from service.schemas import JobPage, JobPaging, Plan, Submission, TrialPage, TrialPaging, Waiting
 from service.store.ports import Cursor, Jobs

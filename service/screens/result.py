@@ -15,6 +15,7 @@ from rich.text import Text
 
 from service.documents import JobDocument, StudentDocument, TeacherMetrics, TrialDocument, VerdictDocument
 from service.screens.plot import Picture, Point, scatter
+from service.screens.trust import trust_lines
 from service.screens.words import UNICODE, Signs, bound, duration, measure, percent, plural, points, ratio, size
 from workers.ports import JobState
 
@@ -42,6 +43,9 @@ def result_screen(
     picture = _picture(finished, candidates)
     if picture is not None:
         parts += [Text(), *scatter(picture, width=min(width - 4, 76), height=_HEIGHT, signs=signs), _legend(signs)]
+    trusted = trust_lines(job, signs)
+    if trusted:
+        parts += [Text(), *(Text(line, "dim") for line in trusted)]
     if folder is not None:
         parts += [Text(), _whereabouts(folder, [student.folder for student in job.students])]
     return Padding(Group(*parts), (1, 2))
@@ -81,6 +85,7 @@ def unfinished_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
     parts: list[RenderableType] = [line]
     if job.reason:
         parts.append(Text(job.reason))
+    parts += [Text(line, "dim") for line in trust_lines(job, signs)]
     if job.best is not None:
         parts.append(Text(f"best so far: trial {job.best.number}, {percent(job.best.accuracy)} accuracy", "dim"))
     return Padding(Group(*parts), (1, 2))

@@ -280,6 +280,60 @@ def test_the_board_agrees_with_the_document() -> None:
     assert board.stations[Phase.SEARCH].done == JOB.trials.total
 
 
+def trusting(rival: dict[str, Any] | None, noise: float | None) -> JobDocument:
+    """The job as if it had measured how far it can be trusted."""
+    document = JOB.model_dump(mode="json")
+    document["evidence"] = {
+        "correlations": [
+            {
+                "steps": 40,
+                "later_steps": 120,
+                "finalists": False,
+                "trials": 8,
+                "value": 0.81,
+                "low": 0.2,
+                "high": 0.97,
+            },
+            {
+                "steps": 120,
+                "later_steps": 600,
+                "finalists": True,
+                "trials": 2,
+                "value": None,
+                "low": None,
+                "high": None,
+            },
+        ],
+        "noise": noise and {"value": noise, "low": noise / 2, "high": 5 * noise, "repeated": 2},
+        "exempt": {"trials": 5, "won": 1, "rate": 0.2, "low": 0.005, "high": 0.716},
+        "advice": "Raise `search.rungs`, for example to [80, 240].",
+    }
+    for student in (document["student"], document["students"][0]):
+        student["rival"] = rival
+    return JobDocument.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("beaten", "noise", "said"),
+    [
+        (True, 0.004, "the student beats trial 3 by +2.0 pt on validation, more than chance makes"),
+        (False, 0.02, "the student and trial 3 are a tie: +2.0 pt on validation is no more than chance makes"),
+        (None, None, "the student is +2.0 pt against trial 3 on validation; how much of that is chance is not known"),
+    ],
+)
+def test_who_beats_whom_is_said_with_what_chance_makes(beaten: bool | None, noise: float | None, said: str) -> None:
+    assert JOB.student is not None
+    accuracy = JOB.student.metrics.validation_accuracy - 0.02
+    job = trusting({"trial": "trial_x", "number": 3, "validation_accuracy": accuracy, "beaten": beaten}, noise)
+    screen = drawn(result_screen(job, trial_points(TRIALS), width=120, signs=UNICODE), 120)
+    assert said in screen
+    assert "the order after 40 steps foretells that after 120: rank correlation 0.81 (0.20 to 0.97; 8 trials)" in screen
+    assert "600" not in screen
+    assert ("varies by" in screen) is (noise is not None)
+    assert "1 beat all others" in screen
+    assert "Raise `search.rungs`" in screen
+
+
 @pytest.mark.parametrize("signs", [UNICODE, ASCII], ids=["unicode", "ascii"])
 def test_every_moment_of_the_job_can_be_drawn(signs: Any) -> None:
     board = Board(JOB.id, JOB.spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from workers.driver import Driver
 from workers.events import Event
 from workers.memory import MemoryLedger
 from workers.ports import Claim, JobState, Phase
-from workers.results import ExportResult, FinalistsResult, TeacherResult
+from workers.results import ExportResult, FinalistsResult, SearchResult, TeacherResult
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -130,6 +131,26 @@ def test_the_student_that_is_taken_home_reaches_the_accuracy_on_record(
         right = (student(images).argmax(dim=1).numpy() == test.labels).sum()
     result = FinalistsResult.model_validate(house.result(job, Phase.FINALISTS))
     assert result.accuracy == pytest.approx(right / len(test.labels), abs=1e-9)
+
+
+def test_a_job_tells_how_far_its_search_can_be_trusted(finished: tuple[House, str]) -> None:
+    """By the numbers on record: noise from two trials scored twice, and no more than chance where it is no more."""
+    house, job = finished
+    searched = SearchResult.model_validate(house.result(job, Phase.SEARCH))
+    trials = {trial.id: trial for trial in house.ledger.trials(job)}
+    assert len(searched.repeats) == 2
+    assert all(first == trials[trial].scores[-1].accuracy for trial, (first, _) in searched.repeats.items())
+    variance = statistics.fmean((one - two) ** 2 / 2 for one, two in searched.repeats.values())
+    document = house.document(job)
+    assert document.evidence is not None
+    assert document.evidence.noise is not None
+    assert document.evidence.noise.value == pytest.approx(variance**0.5)
+    assert document.student is not None
+    assert document.student.rival is not None
+    finalists = FinalistsResult.model_validate(house.result(job, Phase.FINALISTS)).finalists
+    assert [finalist.trial for finalist in finalists] == [document.student.trial, document.student.rival.trial]
+    lead = finalists[0].accuracy - finalists[1].accuracy
+    assert document.student.rival.beaten is (lead > 8**0.5 * document.evidence.noise.value)
 
 
 def test_every_trial_was_within_the_budget(finished: tuple[House, str]) -> None:

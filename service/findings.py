@@ -1,0 +1,142 @@
+"""What a job tells of itself: what it made ready before its search, and how far its search can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from search.evidence import beats
+from search.trial import Trial
+from workers.results import ElasticResult, FinalistsResult, LibraryResult, PlanResult, SearchResult
+
+
+class Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LibraryDocument(Document):
+    """Blocks distilled alone, one for each choice that was measured."""
+
+    entries: int
+    reused: int
+    """Of which so many had been learned before, by this job or by another."""
+    trained: int
+    failed: int
+    """That could not be trained; they count as the most harmful."""
+    seconds: float
+    """Of work, summed over the workers."""
+
+
+class StartDocument(Document):
+    """A candidate known before the search to be worth a trial."""
+
+    level: int
+    """1 for the loosest."""
+    kind: Literal["optimum", "uniform"]
+    harm: float
+    """What its choices would take from the network, by the library: nats of KL to the teacher, summed."""
+
+
+class ElasticDocument(Document):
+    """Shared weights, trained for all candidates at once."""
+
+    steps: int
+    reused: bool
+    seconds: float
+
+
+class PreparationDocument(Document):
+    """Each null for a job that did not need it, or has not come to it."""
+
+    library: LibraryDocument | None
+    starts: list[StartDocument] | None
+    elastic: ElasticDocument | None
+
+
+class CorrelationDocument(Document):
+    """Spearman's rank correlation between the scores of the same trials after a short and a longer training."""
+
+    steps: int
+    later_steps: int
+    finalists: bool
+    """Whether the longer one is the finalists'."""
+    trials: int
+    value: float | None
+    """Null, as its 95 % interval, where there are too few trials to say."""
+    low: float | None
+    high: float | None
+
+
+class NoiseDocument(Document):
+    """The standard deviation of an accuracy, 0..1, when the same network is trained again with another seed."""
+
+    value: float
+    low: float
+    high: float
+    repeated: int
+    """Trials that were scored again."""
+
+
+class ExemptDocument(Document):
+    """Trials let through though they would have been stopped, and how many of them then beat all others."""
+
+    trials: int
+    won: int
+    rate: float
+    low: float
+    high: float
+
+
+class EvidenceDocument(Document):
+    """How far the order of trials can be trusted, measured in the job itself; intervals are of 95 %."""
+
+    correlations: list[CorrelationDocument]
+    noise: NoiseDocument | None
+    exempt: ExemptDocument | None
+    advice: str
+    """What to change in the next job; empty where nothing speaks for a change."""
+
+
+class RivalDocument(Document):
+    """The best of the other finalists that keep the same budget."""
+
+    trial: str
+    number: int
+    validation_accuracy: float
+    beaten: bool | None
+    """Whether the student is ahead by more than chance makes; false is a tie, null that chance was not measured."""
+
+
+def preparation(
+    library: LibraryResult | None, plan: PlanResult | None, elastic: ElasticResult | None
+) -> PreparationDocument:
+    return PreparationDocument(
+        library=None if library is None else LibraryDocument(**library.model_dump(exclude={"index"})),
+        starts=None
+        if plan is None
+        else [StartDocument(level=start.level + 1, kind=start.kind, harm=start.harm) for start in plan.starts],
+        elastic=None if elastic is None else ElasticDocument(**elastic.model_dump(exclude={"key"})),
+    )
+
+
+def evidence(search: SearchResult | None, finalists: FinalistsResult | None) -> EvidenceDocument | None:
+    """The latest there is; null before the search is over."""
+    found = finalists or search
+    return None if found is None else EvidenceDocument.model_validate(found.evidence.model_dump())
+
+
+def rival(student: str, chosen: FinalistsResult, fitting: Mapping[str, Trial]) -> RivalDocument | None:
+    """Of the finalists among `fitting` the best but the student; None where the student has none."""
+    accuracies = {one.trial: one.accuracy for one in chosen.finalists}
+    others = [trial for trial in accuracies if trial in fitting and trial != student]
+    if not others:
+        return None
+    best = others[0]  # finalists are on record best first
+    return RivalDocument(
+        trial=best,
+        number=fitting[best].number,
+        validation_accuracy=accuracies[best],
+        beaten=beats(accuracies[student], accuracies[best], chosen.evidence.noise),
+    )

@@ -1,0 +1,57 @@
+"""How far the result of a job can be trusted, in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from service.documents import JobDocument, StudentDocument
+from service.findings import CorrelationDocument, EvidenceDocument, NoiseDocument
+from service.screens.words import Signs, percent, plural, points
+
+
+def trust_lines(job: JobDocument, signs: Signs) -> list[str]:
+    """Empty where nothing was measured."""
+    if job.evidence is None:
+        return []
+    found = job.evidence
+    ahead = [_ahead(student, found.noise, signs, several=len(job.students) > 1) for student in job.students]
+    return [line for line in [*ahead, *_lines(found)] if line]
+
+
+def _ahead(student: StudentDocument, noise: NoiseDocument | None, signs: Signs, *, several: bool) -> str:
+    if student.rival is None:
+        return ""
+    rival, name = student.rival, student.folder if several else "the student"
+    lead = points(student.metrics.validation_accuracy - rival.validation_accuracy, signs)
+    if rival.beaten is None or noise is None:
+        return f"{name} is {lead} against trial {rival.number} on validation; how much of that is chance is not known"
+    if rival.beaten:
+        return f"{name} beats trial {rival.number} by {lead} on validation, more than chance makes"
+    return f"{name} and trial {rival.number} are a tie: {lead} on validation is no more than chance makes"
+
+
+def _lines(found: EvidenceDocument) -> Iterator[str]:
+    for correlation in found.correlations:
+        if correlation.value is not None:
+            yield _correlation(correlation)
+    if found.noise is not None:
+        yield (
+            f"trained again with another seed, an accuracy varies by {percent(found.noise.value)} "
+            f"({percent(found.noise.low)} to {percent(found.noise.high)}; "
+            f"{plural(found.noise.repeated, 'trial')} repeated)"
+        )
+    if found.exempt is not None:
+        yield (
+            f"of {plural(found.exempt.trials, 'trial')} let through though they would have been stopped "
+            f"{found.exempt.won} beat all others ({percent(found.exempt.low)} to {percent(found.exempt.high)})"
+        )
+    if found.advice:
+        yield found.advice
+
+
+def _correlation(found: CorrelationDocument) -> str:
+    later = "the finalists' order" if found.finalists else f"that after {found.later_steps:,}"
+    return (
+        f"the order after {found.steps:,} steps foretells {later}: rank correlation {found.value:.2f} "
+        f"({found.low:.2f} to {found.high:.2f}; {plural(found.trials, 'trial')})"
+    )
