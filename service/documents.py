@@ -121,7 +121,7 @@ class StudentDocument(Document):
     times: list[TimeDocument]
     """One for each measured metric."""
     rival: RivalDocument | None
-    """Null where no other finalist came through within the budget, and of a job that asks for the cheapest or for a front."""
+    """Null where no other finalist keeps the budget, and for a job that asks for the cheapest or for a front."""
 
 
 class TrialCounts(Document):
