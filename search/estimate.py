@@ -2,7 +2,7 @@
 How long a job will take and what it will cost, from steps of its own training, timed on this machine.
 
 Everything is a span of low, expected and high: fast, middling and slow steps of those timed, with the fewest, usual and
-most steps that the job may need. Starting workers and the export are not in it.
+most steps that the job may need. Starting workers, solving the plan and the export are not in it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from search.batches import Cached, Normalise
 from search.plugins import DatasetInfo, Distiller, SplitName
 from search.quality import EVALUATION_BATCH, outputs
 from search.rungs import Rungs
+from search.space import Site
 from search.spec import JobSpec, Schedule
 from search.training import Pupil, Stretch, train
 
@@ -163,8 +164,12 @@ def phases(
     student: Pace,
     *,
     survey_seconds: float,
+    lots: Sequence[Site] = (),
 ) -> list[Phase]:
-    """The phases that take time, in order. `student` is how a typical one learns and looks."""
+    """
+    The phases that take time, in order. `student` is how a typical one learns and looks; `lots` has the site of every
+    choice that the library measures. What earlier jobs have left, of which nothing is known here, shortens them.
+    """
     resources = spec.resources
     slots = resources.concurrent_trials
     views = spec.search.views * sizes["train"]
@@ -181,10 +186,12 @@ def phases(
         NOTHING,
         student.look.times(sizes["validation"] + spec.search.calibration_batches * EVALUATION_BATCH),
     )
-    reached = 0
+    reached, trials = 0, NOTHING
     for step, trials in zip(rungs.steps, promoted(rungs, spec.search.trials, levels), strict=True):
         searched += trials * (student.learn.times((step - reached) * spec.search.training.batch_size) + scored)
         reached = step
+    again = student.learn.times(reached * spec.search.training.batch_size) + scored.times(len(rungs.steps))
+    repeats = Span(*(min(spec.search.repeats, count) for count in (trials.low, trials.expected, trials.high)))
     trained = student.learn.times(spec.finalists.steps * spec.finalists.training.batch_size) + scored
     count = spec.finalists.count
     wanted = Span(count, count * levels, count * levels)
@@ -196,9 +203,41 @@ def phases(
     return [
         Phase("teacher", together, alone),
         Phase("survey", Span(survey_seconds, survey_seconds, survey_seconds), NOTHING),
-        Phase("search", searched.times(1 / min(slots, spec.search.trials)), searched),
+        *_preparing(spec, sizes, teacher, student, lots),
+        Phase(
+            "search",
+            searched.times(1 / min(slots, spec.search.trials)) + _side_by_side(again, repeats, slots),
+            searched + again * repeats,
+        ),
         Phase("finalists", _side_by_side(trained, wanted, slots), finals),
     ]
+
+
+def _preparing(
+    spec: JobSpec, sizes: Mapping[SplitName, int], teacher: Pace, student: Pace, lots: Sequence[Site]
+) -> Iterator[Phase]:
+    """
+    Library and elastic student. Which choices lie within one block is found out by the library; here those of kernels,
+    operators and widths within a removable block are taken to, and all blocks to be as large as another.
+    """
+    slots = spec.resources.concurrent_trials
+    if lots:
+        settings, blocks = spec.search.library, max(1, len({site.block for site in lots}))
+        within = teacher.learn.times(settings.steps * settings.batch_size / blocks)
+        whole = teacher.learn.times(settings.coupled_steps * settings.batch_size / 4)
+        looked = teacher.look.times(EVALUATION_BATCH + min(settings.images, sizes["validation"]))
+        learned = NOTHING
+        for site in lots:
+            inner = site.kind in ("kernel", "operator") or site.within is not None
+            expected = within.expected if inner else whole.expected
+            learned += Span(min(within.low, whole.low), expected, max(within.high, whole.high)) + looked
+        yield Phase("library", learned.times(1 / min(slots, len(lots))), learned)
+    if spec.search.weights == "elastic":
+        elastic = spec.search.elastic
+        # Candidates of all sizes, up to the loosest budget.
+        each = Span(student.learn.low, student.learn.expected, max(student.learn.high, teacher.learn.expected))
+        walked = each.times(elastic.steps * elastic.training.batch_size)
+        yield Phase("elastic", walked.times(1 / (1 if spec.search.deterministic else slots)), walked)
 
 
 def _side_by_side(each: Span, count: Span, slots: int) -> Span:

@@ -22,7 +22,7 @@ from search.planner import Planner
 from search.plugins import CostModel, DatasetInfo, Distiller, SplitName
 from search.projection import Projector
 from search.rungs import Rungs
-from search.space import Candidate
+from search.space import Candidate, Site
 from search.spec import JobSpec, Schedule
 from search.surgery import Survey
 
@@ -52,9 +52,10 @@ def plan(
     sizes: Mapping[SplitName, int],
     distiller: Distiller,
     checked: Checked,
+    lots: Sequence[Site] = (),
 ) -> dict[str, Any]:
     """
-    The plan of a job as JSON.
+    The plan of a job as JSON; `lots` has the site of every choice that its library measures.
 
     Raises:
         TrialError: teacher or student cannot be trained.
@@ -87,7 +88,7 @@ def plan(
         "trials": spec.search.trials,
         "rungs": list(spec.search.rungs),
         "finalists": spec.finalists.count,
-        "estimate": _estimate(spec, rungs, info, sizes, distiller, checked, students),
+        "estimate": _estimate(spec, rungs, info, sizes, distiller, checked, students, lots),
         "report": [asdict(finding) for finding in checked.found.report],
     }
 
@@ -137,6 +138,7 @@ def _estimate(
     distiller: Distiller,
     checked: Checked,
     students: Sequence[Candidate],
+    lots: Sequence[Site],
 ) -> dict[str, Any]:
     """Times the teacher, and of `students`, one a level, the first and the last."""
     resources, found = spec.resources, checked.found
@@ -150,7 +152,7 @@ def _estimate(
     teacher = timed(copy.deepcopy(found.teacher), found.cost["macs"], spec.teacher.training)
     ends = {students[0], students[-1]}
     student = middle([timed(found.graft(one), _cost(found, one)["macs"], spec.search.training) for one in ends])
-    expected = phases(spec, rungs, sizes, len(students), teacher, student, survey_seconds=checked.seconds)
+    expected = phases(spec, rungs, sizes, len(students), teacher, student, survey_seconds=checked.seconds, lots=lots)
     unit, cost = compute_hours(spec, expected)
     threads = min(resources.cpus_per_trial, os.cpu_count() or 1)
     basis = f"steps of training timed on this machine, {device}, {threads} thread{'s' if threads > 1 else ''}"

@@ -25,12 +25,14 @@ from search.files import Files
 from search.front import Front
 from search.latency.model import Timed
 from search.latency.quick import quickly
+from search.library import lots
 from search.plan import Checked, plan
 from search.planner import Planner
 from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher
 from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
+from search.space import Site
 from search.spec import JobSpec, Pick, SpaceSpec
 from search.strategies.wrappers import Distinct, Projected, Started
 from search.surgery import Survey, survey
@@ -69,6 +71,11 @@ class Recipe:
     def front(self, found: Costs) -> Front | None:
         """What is to be found when no budget says what an accuracy may cost; None when one does."""
         return Front(self._front, teacher_cost(found), len(self.info.classes)) if self._front else None
+
+    @property
+    def needs_library(self) -> bool:
+        """Whether its strategy begins with the planner's optima, or its students with blocks from the library."""
+        return self.strategy.needs_plan or self.spec.search.weights == "library"
 
     @cached_property
     def teacher_key(self) -> str:
@@ -178,8 +185,11 @@ class Recipe:
         Raises:
             UserError: whatever makes the job impossible, with a pointer and a remedy.
         """
-        checked = self.check()
-        return plan(self.spec, self.rungs, self.info, self.dataset.sizes(), self.distiller, checked)
+        checked, sites = self.check(), list[Site]()
+        if self.needs_library:
+            space = checked.found.space
+            sites = [space.by_name[lot.site] for lot in lots(space, self.spec.search.library)]
+        return plan(self.spec, self.rungs, self.info, self.dataset.sizes(), self.distiller, checked, sites)
 
     def check(self) -> Checked:
         """

@@ -160,7 +160,7 @@ class Driver:
     def _prepare(self, setting: Setting) -> None:
         """Library, plan and elastic student, as far as the search needs them."""
         weights, plan = self._spec.search.weights, None
-        if self._recipe.strategy.needs_plan or weights == "library":
+        if self._recipe.needs_library:
             library = self._phase(setting, Phase.LIBRARY, LibraryResult, self._preparing(setting).library)
             plan = self._phase(setting, Phase.PLAN, PlanResult, lambda: self._preparing(setting).plan(library))
         if weights == "elastic":

@@ -24,6 +24,7 @@ from search.plan import drawn
 from search.projection import Projector
 from search.recipe import Recipe, prepare
 from search.rungs import Rungs
+from search.space import Site
 from search.spec import JobSpec, read_spec
 from search.trial import Score, State, Trial
 from tests.search.chains import Chain
@@ -199,26 +200,44 @@ def even(seconds: float) -> Span:
 def test_phases_add_up_to_what_is_done() -> None:
     made = spec(
         teacher={"name": "small_resnet", "epochs": 3, "training": {"batch_size": 32}},
-        search={"trials": 1, "rungs": [40], "views": 2, "calibration_batches": 1, "training": {"batch_size": 16}},
+        search={
+            "trials": 1,
+            "rungs": [40],
+            "views": 2,
+            "calibration_batches": 1,
+            "training": {"batch_size": 16},
+            "weights": "elastic",
+            "elastic": {"steps": 50, "training": {"batch_size": 4}},
+            "library": {"steps": 10, "coupled_steps": 5, "batch_size": 8, "images": 20},
+        },
         finalists={"count": 3, "steps": 100, "training": {"batch_size": 8}},
         resources={"concurrent_trials": 2, "cpus_per_trial": 4},
     )
     sizes = {"train": 100, "validation": 30, "test": 20}
-    found = phases(
-        made, Rungs((40,), 3), sizes, 1, Pace(even(0.5), even(0.25)), Pace(even(0.1), even(0.01)), survey_seconds=7.0
-    )
+    lots = [Site("a", "width", "stem", (4, 8)), Site("b", "width", "block", (4, 8), "block.keep")]
+    teacher, student = Pace(even(0.5), even(0.25)), Pace(even(0.1), even(0.01))
+    found = phases(made, Rungs((40,), 3), sizes, 1, teacher, student, survey_seconds=7.0, lots=lots)
     looked = 2.86  # 30 images, and one batch of 256, at a hundredth of a second each
     taught = 3 * 96 * 0.5 + (2 * 100 + 2 * 30 + 20) * 0.25
-    assert {phase.name: phase.seconds.high for phase in found} == {
+    within, whole = 10 * 8 * 0.5 / 2, 5 * 2 * 0.5
+    learned = whole + within + 2 * (256 + 20) * 0.25
+    assert {phase.name: phase.seconds.high for phase in found if phase.name not in ("library", "elastic")} == {
         "teacher": pytest.approx(taught),
         "survey": 7.0,
-        "search": pytest.approx(40 * 16 * 0.1 + looked),
+        "search": pytest.approx(2 * (40 * 16 * 0.1 + looked)),
         "finalists": pytest.approx(2 * (100 * 8 * 0.1 + looked)),
-    }, "three finalists, two at a time"
+    }, "a trial and its repetition; three finalists, two at a time"
+    library, elastic = (next(p for p in found if p.name == name) for name in ("library", "elastic"))
+    assert library.trial_seconds.expected == pytest.approx(learned)
+    assert library.trial_seconds.high == pytest.approx(learned + within - whole)
+    assert library.seconds.expected == pytest.approx(learned / 2)
+    assert elastic.trial_seconds.expected == pytest.approx(50 * 4 * 0.1)
+    assert elastic.seconds.expected == pytest.approx(50 * 4 * 0.1 / 2)
     assert found[0].seconds.low == pytest.approx(taught / 2), "two trials' processors at best halve it"
     unit, cost = compute_hours(made, found)
     assert unit == "cpu-hours"
-    assert cost.high == pytest.approx(4 / 3600 * (taught + 40 * 16 * 0.1 + looked + 3 * (100 * 8 * 0.1 + looked)))
+    searched, trained = 2 * (40 * 16 * 0.1 + looked), 3 * (100 * 8 * 0.1 + looked)
+    assert cost.expected == pytest.approx(4 / 3600 * (found[0].trial_seconds.high + learned + 20 + searched + trained))
     assert compute_hours(spec(resources={"gpus_per_trial": 0.5}), found)[0] == "gpu-hours"
 
 
