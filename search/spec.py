@@ -140,7 +140,7 @@ class ElasticSpec(Part):
 
 
 class SearchSpec(Part):
-    strategy: Pick = Pick(name="tpe")
+    strategy: Pick = Pick(name="planned")
     weights: Literal["slice", "library", "elastic"] = "slice"
     """
     Where the weights of a candidate come from: cut from the teacher; its blocks from the library, each distilled

@@ -29,7 +29,7 @@ SPEC: dict[str, Any] = {
     "teacher": {"name": "small_resnet", "epochs": 12},
     "dataset": {"name": "cluttered_digits"},
     "budget": {"macs": "20%", "params": "200k"},
-    "search": {"strategy": {"name": "tpe"}, "trials": 24},
+    "search": {"strategy": {"name": "planned"}, "trials": 24},
     "labels": {"team": "vision"},
 }
 
