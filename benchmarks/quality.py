@@ -37,7 +37,8 @@ SEEDS = (0, 1, 2)
 EQUAL = {
     f"uniform, same seconds{of}": budgets for of, budgets in (("", 1), (" of 3 budgets", 3), (" of 10 budgets", 10))
 }
-METHODS: Mapping[str, Method] = {**RIVALS, **dict.fromkeys(EQUAL, uniform), **OURS}
+METHODS: Mapping[str, Method] = {**RIVALS, **OURS, **dict.fromkeys(EQUAL, uniform)}
+"""In an order in which the last, which rest on what ours used, find it."""
 
 
 @dataclass(frozen=True, slots=True)
