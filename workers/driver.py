@@ -23,6 +23,7 @@ from search.plugins import DatasetInfo
 from search.quality import Quality
 from search.recipe import Recipe, best_cost, prepare, teacher_cost
 from search.spec import JobSpec, read_spec
+from search.starts import starts
 from search.trial import State, Trial
 from workers.backends.base import Backend
 from workers.exam import Exam, examine
@@ -31,7 +32,7 @@ from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of, named
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
 from workers.preparing import Preparing
-from workers.repeats import RepeatsSession, chosen
+from workers.repeats import InTurn, RepeatsSession, chosen
 from workers.results import (
     ElasticResult,
     Exported,
@@ -227,16 +228,18 @@ class Driver:
             able = list({trial.id: trial for group in found for trial in group}.values())
         return front.best(able, self._spec.finalists.count)
 
+    def _repeats(self, setting: Setting) -> RepeatsSession:
+        """Scores some trials of the last rung with another seed."""
+        rungs = self._recipe.rungs
+        trials = chosen(self._compared(setting), rungs, self._spec.search.repeats)
+        return RepeatsSession(self._claim, self._ledger, setting.scores, self._spec, trials, rungs, self._watch)
+
     def _repeated(self, setting: Setting) -> dict[str, tuple[float, float]]:
         """Some trials of the last rung with the accuracy that another seed gives them."""
-        trials = chosen(self._compared(setting), self._recipe.rungs, self._spec.search.repeats)
-        if not trials:
-            return {}
-        session = RepeatsSession(
-            self._claim, self._ledger, setting.scores, self._spec, trials, self._recipe.rungs, self._watch
-        )
-        self._backend.run(session, setting.workload)
-        self._go_on()
+        session = self._repeats(setting)
+        if not session.settled:
+            self._backend.run(session, setting.workload)
+            self._go_on()
         return session.conclude()
 
     def _compared(self, setting: Setting) -> list[list[Trial]]:
@@ -252,12 +255,12 @@ class Driver:
         """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
         costs, levels = setting.costs, setting.levels
         plan = setting.known(Phase.PLAN, PlanResult)
-        starts = plan.known(costs.space) if plan else []
+        first = plan.known(costs.space) if plan else starts(costs, levels)
         try:
             tighter = tuple(tightened(level, factors, costs.bounds()) for level in levels)
-            levels, strategy = tighter, self._recipe.open_strategy(costs, tighter, starts)
+            levels, strategy = tighter, self._recipe.open_strategy(costs, tighter, first)
         except BudgetImpossible:
-            strategy = self._recipe.open_strategy(costs, levels, starts)
+            strategy = self._recipe.open_strategy(costs, levels, first)
         # What is sent back was measured, which no seed repeats.
         kind = SteadySession if self._spec.search.deterministic and not again else SearchSession
         session = kind(
@@ -272,7 +275,7 @@ class Driver:
             self._watch,
             trials,
         )
-        self._backend.run(session, setting.workload)
+        self._backend.run(InTurn(session, lambda: self._repeats(setting)), setting.workload)
         self._go_on()
         return session.conclude()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 from search.rungs import Rungs
 from search.spec import JobSpec
 from search.trial import Trial
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
-from workers.backends.base import WAIT, Wait
+from workers.backends.base import WAIT, Session, Wait
 from workers.ports import Claim, Ledger
 from workers.scores import Scores
 from workers.sessions import Watch
@@ -72,6 +72,9 @@ class RepeatsSession:
             case Done():
                 self._attempts[assignment.trial] = 0
                 self._reached(assignment.trial, assignment.write, outcome)
+                if outcome.step == self._steps[-1]:
+                    said = {"trial": assignment.trial, "number": assignment.number, "accuracy": outcome.accuracy}
+                    self._ledger.note(self._claim, "REPEAT_SCORED", said)
             case Failed():
                 self._given_up.add(assignment.trial)
             case _ if self._attempts[assignment.trial] >= self._spec.resources.attempts:
@@ -79,6 +82,11 @@ class RepeatsSession:
 
     def stopping(self) -> bool:
         return self._watch.stopping()
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything is known, so that no worker is needed."""
+        return all(self._assignment(trial) is None for trial in self._trials.values())
 
     def conclude(self) -> dict[str, tuple[float, float]]:
         """By trial its accuracy at the last rung, and that of the repetition."""
@@ -114,7 +122,31 @@ class RepeatsSession:
         self._known[key] = done
         if done.step == self._steps[-1]:
             self._accuracies[trial] = done.accuracy
-            number = self._trials[trial].number
-            self._ledger.note(
-                self._claim, "REPEAT_SCORED", {"trial": trial, "number": number, "accuracy": done.accuracy}
-            )
+
+
+class InTurn:
+    """One session and then another on the same workers: to start new ones takes seconds."""
+
+    def __init__(self, first: Session, then: Callable[[], Session]) -> None:
+        self._session, self._then = first, then
+        self._turned = False
+
+    @property
+    def slots(self) -> int:
+        return self._session.slots
+
+    def next(self) -> Assignment | Wait | None:
+        found = self._session.next()
+        if found is None and not self._turned:
+            self._session, self._turned = self._then(), True
+            found = self._session.next()
+        return found
+
+    def progress(self, assignment: Assignment, progress: Progress) -> None:
+        self._session.progress(assignment, progress)
+
+    def ended(self, assignment: Assignment, outcome: Outcome) -> None:
+        self._session.ended(assignment, outcome)
+
+    def stopping(self) -> bool:
+        return self._session.stopping()

@@ -186,12 +186,10 @@ def test_a_second_job_finds_the_teacher_and_the_scores_kept(finished: tuple[Hous
 
 
 def test_a_deterministic_job_promotes_nobody_before_all_are_scored(finished: tuple[House, str]) -> None:
-    first, other = finished
     spec = small_spec(search={**small_spec().search.model_dump(mode="json"), "deterministic": True})
-    house, job = as_far_as(first, Phase.FINALISTS, spec)
+    house, job = as_far_as(finished[0], Phase.FINALISTS, spec)
     told = [event.data["rung"] for event in house.ledger.events(job) if event.kind == "TRIAL_SCORED"]
     assert told == [0, 0, 0, 0, 1, 1]
-    assert {trial.key for trial in house.ledger.trials(job)} == {trial.key for trial in first.ledger.trials(other)}
 
 
 @pytest.mark.parametrize("weights", ["library", "elastic"])

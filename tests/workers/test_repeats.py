@@ -11,7 +11,7 @@ from search.trial import Trial
 from tests.workers.scripted import by_width, spec
 from tests.workers.test_sessions import Bench
 from workers.assignment import Assignment, Done, Failed, Lost, Outcome
-from workers.repeats import RepeatsSession, chosen
+from workers.repeats import InTurn, RepeatsSession, chosen
 from workers.scores import keep
 
 SEARCH: dict[str, Any] = {"trials": 9, "rungs": [10, 30], "strategy": {"name": "random"}, "seed": 5}
@@ -27,7 +27,7 @@ def other_seed(assignment: Assignment) -> Done:
 def searched() -> tuple[Bench, list[Trial]]:
     bench = Bench(spec(search=SEARCH))
     bench.work(bench.session(), other_seed)
-    return bench, chosen([bench.ledger.trials(bench.claim.job_id)], Rungs((10, 30), 3), 2)  # type: ignore[list-item]
+    return bench, chosen([list(bench.ledger.trials(bench.claim.job_id))], Rungs((10, 30), 3), 2)
 
 
 def session(bench: Bench, trials: list[Trial]) -> RepeatsSession:
@@ -67,6 +67,25 @@ def test_a_driver_that_takes_over_repeats_nothing(searched: tuple[Bench, list[Tr
     second = session(bench, trials)
     assert len(bench.work(second, lambda assignment: keeping(bench, assignment))) == 4 - walked
     assert second.conclude().keys() == {trial.id for trial in trials}
+
+
+def test_they_follow_a_search_on_the_same_workers() -> None:
+    bench = Bench(spec(search=SEARCH))
+    repeats: list[RepeatsSession] = []
+
+    def then() -> RepeatsSession:
+        trials = chosen([list(bench.ledger.trials(bench.claim.job_id))], Rungs((10, 30), 3), 2)
+        repeats.append(session(bench, trials))
+        return repeats[0]
+
+    given = bench.work(InTurn(bench.session(), then), lambda assignment: keeping(bench, assignment), slots=3)
+    seeds = [assignment.seed for assignment in given]
+    assert seeds == sorted(seeds)
+    assert seeds.count(6) == 4
+    assert len(repeats[0].conclude()) == 2
+    again = then()
+    assert again.settled
+    assert again.conclude() == repeats[0].conclude()
 
 
 def test_what_fails_or_is_lost_too_often_is_left_out(searched: tuple[Bench, list[Trial]]) -> None:

@@ -16,7 +16,7 @@ from search.trial import State, Trial
 from tests.search.chains import Chain
 from tests.workers.scripted import Answer, Calm, by_width, spec
 from workers.assignment import Assignment, Done, Failed, Lost, Outcome, Progress
-from workers.backends.base import WAIT
+from workers.backends.base import WAIT, Session
 from workers.finalists import FinalistsSession
 from workers.finals import Everyone
 from workers.memory import MemoryArtifacts, MemoryLedger
@@ -53,7 +53,7 @@ class Bench:
             self.claim, self.ledger, self.scores, self.spec, CHAIN, strategy, rungs, self.levels, self.watch
         )
 
-    def work(self, session: SearchSession | FinalistsSession, answer: Answer, slots: int = 1) -> list[Assignment]:
+    def work(self, session: Session, answer: Answer, slots: int = 1) -> list[Assignment]:
         """Carries out everything, `slots` assignments at a time, oldest first."""
         given, under_way = [], []
         while True:
