@@ -33,4 +33,5 @@ class Random:
         return Proposal(candidate, candidate)
 
     def tell(self, trial: Trial) -> None:
-        self._told.add(trial.key)
+        if "start" not in (trial.extra or {}):  # its own
+            self._told.add(trial.key)
