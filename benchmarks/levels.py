@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.budget import Budget
+from search.costs.polynomial import Polynomials, Term, Variable
 from search.plugins import Strategy
 from search.projection import Projector
 from search.space import Site, Space
@@ -46,6 +47,13 @@ class MadeUp:
 
     def costs_of(self, choices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
         return {"macs": (choices**2 * self._weights).sum(axis=1)}
+
+    @property
+    def polynomials(self) -> Polynomials:
+        widths = [site.choices for site in self.space.sites]
+        variables = [Variable((at,), choices) for at, choices in enumerate(widths)]
+        terms = tuple(Term(int(weight), (at, at)) for at, weight in enumerate(self._weights))
+        return Polynomials(widths, variables, {"macs": terms})
 
     def accuracy(self, choices: NDArray[np.int64]) -> float:
         return 0.98 - 0.6 * float((self._harms * (1 - choices / CHOICES) ** 2).sum())
