@@ -1,4 +1,4 @@
-"""A driver that is killed in the middle of a search, with real processes, a real database and real engines."""
+"""A driver that is killed while it works, with real processes, a real database and real engines."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from service.store.engine import connect, migrate
 from service.store.ledger import SqlLedger
 from tests.workers.small_job import small_spec
 from workers.dispatcher import Dispatcher
-from workers.ports import JobState
+from workers.ports import JobState, Phase
+from workers.results import LibraryResult
 
 
-@pytest.mark.parametrize("backend", ["inline", "ray"])
-@pytest.mark.timeout(180)
-def test_the_job_goes_on_by_itself_and_nothing_is_scored_twice(tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "strategy"), [("inline", "planned"), ("ray", "random")])
+@pytest.mark.timeout(240)
+def test_the_job_goes_on_by_itself_and_nothing_is_done_twice(tmp_path: Path, backend: str, strategy: str) -> None:
+    """Killed in the search; one that plans is killed before that, while it makes its library."""
     settings = Settings(home=tmp_path, backend=backend, lease_seconds=5)
     engine = connect(settings.database_url)
     migrate(engine)
     jobs = ledger = SqlLedger(engine)
     spec = small_spec(
         search={
-            "strategy": {"name": "random"},
+            "strategy": {"name": strategy},
+            "library": {"images": 100},
             "trials": 8,
             "rungs": [10, 20],
             "reduction": 2,
@@ -53,14 +56,29 @@ def test_the_job_goes_on_by_itself_and_nothing_is_scored_twice(tmp_path: Path, b
             dispatcher.tend()
             time.sleep(0.05)
 
+    def kill() -> None:
+        (running,) = dispatcher._running
+        os.killpg(running.process.pid, signal.SIGKILL)
+
+    def in_library() -> bool:
+        found = jobs.events(job, after=0, limit=10_000)
+        return any(event.kind == "PROGRESS" and event.data["phase"] == "library" for event in found)
+
+    planned = strategy == "planned"
+    if planned:
+        until(in_library, 90)
+        kill()
     until(lambda: len(scored()) >= 3, 90)
-    (running,) = dispatcher._running
-    os.killpg(running.process.pid, signal.SIGKILL)
+    kill()
     until(lambda: jobs.job(job).state is JobState.SUCCEEDED, 120)
 
     assert max(Counter(scored()).values()) == 1
     record = jobs.job(job)
-    assert record.claims == 2
+    assert record.claims == 2 + planned
+    if planned:
+        library = LibraryResult.model_validate(record.phases[Phase.LIBRARY].result)
+        assert 0 < library.reused < library.entries, "what was on its shelf when the driver died was not learned again"
+        assert library.reused + library.trained == library.entries
     assert {stored.name for stored in record.files} >= {"student/weights.safetensors", "student/architecture.json"}
     trials = ledger.trials(job)
     assert len(trials) == 8
