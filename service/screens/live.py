@@ -196,6 +196,8 @@ def event_line(event: Happened, spec: Any) -> str | None:
                 f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy, kl {data['kl']:.3f}"
                 f"{_known(data)}"
             )
+        case "REPEAT_SCORED":
+            return f"trial {data['number']} again with another seed: {percent(data['accuracy'])} accuracy"
         case "TRIAL_STOPPED":
             return f"trial {data['number']}: stopped early"
         case "TRIAL_FAILED" | "TRIAL_RETURNED":
