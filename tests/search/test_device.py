@@ -26,6 +26,7 @@ def test_a_set_is_kept_on_a_device_only_when_most_of_it_stays_free() -> None:
     assert not worth_keeping(11, 40)
 
 
+@pytest.mark.timeout(60)  # a process's first optimiser imports much of torch
 def test_training_in_cudas_way_is_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, with a network whose shapes channels-last does no harm: near the plain training, and resumable."""
     plain = run(Pupil(network()), Stretch(0, 12, (0, 12)))
