@@ -29,7 +29,7 @@ from search.strategies.wrappers import Distinct, Projected, Started
 from search.trial import Score, Trial
 
 SITES, CHOICES, SHARE = 12, 8, 0.2
-SPACES, TRIALS = 20, (12, 24, 60)
+SPACES, TRIALS = 8, (12, 24)
 STRATEGIES = ("uniform", "random", "evolution", "nsga2", "tpe", "gp", "planned")
 
 

@@ -83,7 +83,7 @@ class Planner:
         count: int = 8,
         *,
         apart: float = 0.2,
-        gap: float = 0.02,
+        gap: float = 0.05,
     ) -> list[Answer]:
         """
         Up to `count` candidates of little harm within all limits, the least harmful first, no two of them alike.
