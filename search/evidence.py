@@ -22,6 +22,8 @@ _LEAST = 4
 """Fewer pairs say nothing of a correlation: its interval would be everything."""
 _LOW = 0.5
 """A rank correlation below this orders trials little better than chance does."""
+_GOOD = 0.8
+"""Where it may as well be above this, too few trials are known to advise anything."""
 _TWO_SIDED = 0.975
 
 
@@ -54,6 +56,8 @@ class Noise(_Finding):
     value: float
     low: float
     high: float
+    difference: float
+    """The least difference of two accuracies that is more than chance makes, with 95 % confidence."""
     repeated: int
     """Trials that were scored more than once."""
 
@@ -116,9 +120,10 @@ def noise(repeats: Sequence[Sequence[float]]) -> Noise | None:
     """
     Of the scores of each candidate that has several, pooled over candidates; None without any.
 
-    The interval is that of the variance of normal draws (chi-squared).
+    The interval is that of the variance of normal draws (chi-squared). How far two draws may lie apart is by Student's
+    t: of a noise known from few repetitions much more than of one that is well known.
     """
-    from scipy.stats import chi2
+    from scipy.stats import chi2, t
 
     groups = [np.asarray(scores, dtype=np.float64) for scores in repeats if len(scores) > 1]
     freedom = sum(len(scores) - 1 for scores in groups)
@@ -126,15 +131,14 @@ def noise(repeats: Sequence[Sequence[float]]) -> Noise | None:
         return None
     squares = float(sum(((scores - scores.mean()) ** 2).sum() for scores in groups))
     low, high = (math.sqrt(squares / chi2.ppf(quantile, freedom)) for quantile in (_TWO_SIDED, 1 - _TWO_SIDED))
-    return Noise(value=math.sqrt(squares / freedom), low=low, high=high, repeated=len(groups))
+    value = math.sqrt(squares / freedom)
+    difference = float(t.ppf(_TWO_SIDED, freedom)) * math.sqrt(2) * value
+    return Noise(value=value, low=low, high=high, difference=difference, repeated=len(groups))
 
 
 def beats(one: float, other: float, found: Noise | None) -> bool | None:
-    """
-    Whether an accuracy is higher than another by more than two standard deviations of the difference of two scores;
-    None when the noise is unknown.
-    """
-    return None if found is None else one - other > 2 * math.sqrt(2) * found.value
+    """Whether an accuracy is higher than another by more than chance makes; None when the noise is unknown."""
+    return None if found is None else one - other > found.difference
 
 
 def exempt_wins(trials: Sequence[Trial], rungs: Rungs) -> tuple[int, int]:
@@ -227,7 +231,7 @@ def _advice(rungs: Rungs, correlations: Sequence[Correlation], exempt: Exempt | 
     worst = min(
         (found for found in known if found.steps == rungs.steps[0]), key=lambda found: found.value or 0, default=None
     )
-    if worst is not None and worst.value is not None and worst.value < _LOW:
+    if worst is not None and worst.value is not None and worst.value < _LOW and (worst.high or 0) < _GOOD:
         longer = [max(2 * step, 20) for step in rungs.steps]
         return (
             f"The order of trials after {worst.steps} steps says little of that after {worst.later_steps}: their rank "

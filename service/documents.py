@@ -10,43 +10,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import AwareDatetime
 
-from search.budget import Budget, Verdict
 from search.rungs import Rungs
 from search.trial import State, Trial
 from service.findings import (
+    Cost,
     Document,
     EvidenceDocument,
     PreparationDocument,
-    RivalDocument,
     evidence,
+    on_record,
     preparation,
-    rival,
 )
+from service.students import StudentDocument, students_of
 from workers.events import Event
-from workers.finals import reaches
 from workers.ports import JobRecord, JobState, Phase, StoredFile
 from workers.results import (
     ElasticResult,
-    ExportResult,
     FinalistsResult,
     LibraryResult,
     PlanResult,
-    Result,
     SearchResult,
     SurveyResult,
     TeacherResult,
-    TimeResult,
-    student_folder,
 )
-
-R = TypeVar("R", bound=Result)
-
-Cost = dict[str, int]
 
 
 class TeacherMetrics(Document):
@@ -62,66 +53,6 @@ class TeacherDocument(Document):
     metrics: TeacherMetrics | None
     cost: Cost | None
     """By metric; null until the network has been surveyed."""
-
-
-class StudentMetrics(Document):
-    accuracy: float
-    """On the test set, 0..1, looked at once."""
-    validation_accuracy: float
-    kl: float
-    """Mean KL(teacher || student) on the test set, in nats."""
-
-
-class VerdictDocument(Document):
-    metric: str
-    limit: int | float
-    value: int | float
-    fits: bool
-    at_least: bool
-    """Whether the limit is the least value allowed, as of a throughput; else it is the largest."""
-
-
-class TimeDocument(Document):
-    """One measured metric of a student: predicted during the search, measured on the exported file."""
-
-    metric: str
-    predicted: int
-    """In the metric's unit, as its cost."""
-    measured: int
-    """What the verdict is about. Where the limit is relative, the measured ratio times the teacher's cost."""
-    student: int
-    """Nanoseconds a batch of the exported file."""
-    teacher: int
-    """The same of the teacher, measured in turns with the student."""
-    ratio: float
-    """The student's time over the teacher's, the median over all turns."""
-    low: float
-    high: float
-    """Half of all turns had ratios from `low` to `high`."""
-    samples: int
-    """How often the student was timed."""
-    environment: dict[str, str | int]
-    """Runtime, threads, processor and versions."""
-
-
-class StudentDocument(Document):
-    level: int
-    """1 for the loosest level of a ladder, and for a job without one."""
-    folder: str
-    """What the names of its files begin with, among the artifacts: `student`, or `student-1`, `student-2`, ..."""
-    trial: str
-    number: int
-    metrics: StudentMetrics
-    cost: Cost
-    """Counted on the exported network, and measured on its file where times are limited."""
-    verdicts: list[VerdictDocument]
-    """One for each limit of its level, and one for an accuracy to be kept, which is judged on validation."""
-    bytes: int
-    """Size of weights.safetensors."""
-    times: list[TimeDocument]
-    """One for each measured metric."""
-    rival: RivalDocument | None
-    """Null where no other finalist keeps the budget, and for a job that asks for the cheapest or for a front."""
 
 
 class TrialCounts(Document):
@@ -271,8 +202,8 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
 
     `trials` are the job's; `now` measures how long an unfinished job has been going, and is not needed for others.
     """
-    best, students = Rungs.best(trials, 1), _students(record, trials)
-    surveyed = _result(record, Phase.SURVEY, SurveyResult)
+    best, students = Rungs.best(trials, 1), students_of(record, trials)
+    surveyed = on_record(record, Phase.SURVEY, SurveyResult)
     return JobDocument(
         id=record.id,
         state=record.state,
@@ -292,14 +223,14 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
         levels=[dict(budget.limits) for budget in surveyed.budgets] if surveyed else [],
         front=_front(record),
         preparation=preparation(
-            _result(record, Phase.LIBRARY, LibraryResult),
-            _result(record, Phase.PLAN, PlanResult),
-            _result(record, Phase.ELASTIC, ElasticResult),
+            on_record(record, Phase.LIBRARY, LibraryResult),
+            on_record(record, Phase.PLAN, PlanResult),
+            on_record(record, Phase.ELASTIC, ElasticResult),
         ),
         trials=_counts(trials),
         best=_best(best[0]) if best else None,
         evidence=evidence(
-            _result(record, Phase.SEARCH, SearchResult), _result(record, Phase.FINALISTS, FinalistsResult)
+            on_record(record, Phase.SEARCH, SearchResult), on_record(record, Phase.FINALISTS, FinalistsResult)
         ),
         progress=_progress(record, trials),
         timing=_timing(record, now),
@@ -336,14 +267,9 @@ def artifact_document(job_id: str, stored: StoredFile) -> ArtifactDocument:
     )
 
 
-def _result(record: JobRecord, phase: Phase, kind: type[R]) -> R | None:
-    known = record.phases.get(phase)
-    return kind.model_validate(known.result) if known is not None and known.result is not None else None
-
-
 def _teacher(record: JobRecord) -> TeacherDocument:
-    taught = _result(record, Phase.TEACHER, TeacherResult)
-    surveyed = _result(record, Phase.SURVEY, SurveyResult)
+    taught = on_record(record, Phase.TEACHER, TeacherResult)
+    surveyed = on_record(record, Phase.SURVEY, SurveyResult)
     return TeacherDocument(
         name=record.spec["teacher"]["name"],
         source=taught.source if taught else None,
@@ -355,8 +281,8 @@ def _teacher(record: JobRecord) -> TeacherDocument:
 
 
 def _front(record: JobRecord) -> FrontDocument | None:
-    searched = _result(record, Phase.SEARCH, SearchResult)
-    chosen = _result(record, Phase.FINALISTS, FinalistsResult)
+    searched = on_record(record, Phase.SEARCH, SearchResult)
+    chosen = on_record(record, Phase.FINALISTS, FinalistsResult)
     front = record.spec["budget"].get("front")
     if front is None or searched is None:
         return None
@@ -364,60 +290,6 @@ def _front(record: JobRecord) -> FrontDocument | None:
         costs=front["costs"],
         course=list(searched.hypervolume),
         hypervolume=chosen.hypervolume if chosen else None,
-    )
-
-
-def _students(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocument]:
-    """Empty until they are exported: before that nothing was measured on what will be deployed."""
-    surveyed = _result(record, Phase.SURVEY, SurveyResult)
-    chosen = _result(record, Phase.FINALISTS, FinalistsResult)
-    exported = _result(record, Phase.EXPORT, ExportResult)
-    if surveyed is None or chosen is None or exported is None:
-        return []
-    # With an accuracy to be kept, or a front, the levels are the search's own, and what students must keep the limits.
-    own = chosen.floor is not None or chosen.hypervolume is not None
-    budgets = (Budget(surveyed.limits),) * len(chosen.chosen) if own else surveyed.budgets
-    finalists = {finalist.trial: finalist.accuracy for finalist in chosen.finalists}
-    numbers = {trial.id: trial.number for trial in trials}
-    students = []
-    for level, (winner, student, budget) in enumerate(zip(chosen.chosen, exported.students, budgets, strict=True)):
-        verdicts = [*budget.judge(student.cost)]
-        validation = finalists[student.trial]
-        if chosen.floor is not None:
-            kept = reaches(validation, chosen.floor)
-            verdicts.append(Verdict("accuracy", chosen.floor, validation, kept, at_least=True))
-        students.append(
-            StudentDocument(
-                level=level + 1,
-                folder=student_folder(level, len(budgets)),
-                trial=student.trial,
-                number=numbers[student.trial],
-                metrics=StudentMetrics(accuracy=winner.accuracy, validation_accuracy=validation, kl=winner.kl),
-                cost=dict(student.cost),
-                verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],
-                bytes=student.bytes,
-                times=[_time(metric, found) for metric, found in student.times.items()],
-                rival=None
-                if own
-                else rival(student.trial, chosen, {trial.id: trial for trial in trials if budget.holds(trial.cost)}),
-            )
-        )
-    return students
-
-
-def _time(metric: str, found: TimeResult) -> TimeDocument:
-    pair = found.comparison
-    return TimeDocument(
-        metric=metric,
-        predicted=found.predicted,
-        measured=found.measured,
-        student=pair.first.nanoseconds,
-        teacher=pair.second.nanoseconds,
-        ratio=pair.ratio,
-        low=pair.low,
-        high=pair.high,
-        samples=pair.first.samples,
-        environment=dict(pair.first.environment),
     )
 
 

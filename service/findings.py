@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from search.evidence import beats
 from search.trial import Trial
-from workers.results import ElasticResult, FinalistsResult, LibraryResult, PlanResult, SearchResult
+from workers.ports import JobRecord, Phase
+from workers.results import ElasticResult, FinalistsResult, LibraryResult, PlanResult, Result, SearchResult
+
+R = TypeVar("R", bound=Result)
+
+Cost = dict[str, int]
 
 
 class Document(BaseModel):
@@ -75,6 +80,8 @@ class NoiseDocument(Document):
     value: float
     low: float
     high: float
+    difference: float
+    """The least difference of two accuracies that is more than chance makes; less is a tie."""
     repeated: int
     """Trials that were scored again."""
 
@@ -107,6 +114,12 @@ class RivalDocument(Document):
     validation_accuracy: float
     beaten: bool | None
     """Whether the student is ahead by more than chance makes; false is a tie, null that chance was not measured."""
+
+
+def on_record(record: JobRecord, phase: Phase, kind: type[R]) -> R | None:
+    """The result of a phase; None while there is none."""
+    known = record.phases.get(phase)
+    return kind.model_validate(known.result) if known is not None and known.result is not None else None
 
 
 def preparation(

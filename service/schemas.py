@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from search.trial import State
-from service.documents import ArtifactDocument, Cost, EventDocument, JobDocument, TrialDocument
-from service.findings import Document
+from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
+from service.findings import Cost, Document
 from workers.ports import JobState
 
 PAGE_SIZE, LARGEST_PAGE = 50, 1000

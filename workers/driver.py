@@ -8,31 +8,29 @@ goes on where the record ends, and a phase whose result is on record is not done
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-from search.budget import Budget, level_of
-from search.errors import BudgetImpossible, StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
+from search.budget import Budget
+from search.errors import StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
 from search.evidence import evidence
 from search.export.bundle import FILES
 from search.files import Files
-from search.front import Front, hypervolume
+from search.front import hypervolume
 from search.limits import AccuracyGoal
 from search.plugins import DatasetInfo
 from search.quality import Quality
 from search.recipe import Recipe, best_cost, prepare, teacher_cost
 from search.spec import JobSpec, read_spec
-from search.starts import starts
-from search.trial import State, Trial
+from search.trial import Trial
 from workers.backends.base import Backend
 from workers.exam import Exam, examine
 from workers.exporting import write_student
 from workers.finalists import FinalistsSession
-from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of, named
+from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
 from workers.preparing import Preparing
-from workers.repeats import InTurn, RepeatsSession, chosen
 from workers.results import (
     ElasticResult,
     Exported,
@@ -47,19 +45,14 @@ from workers.results import (
     Winner,
     student_folder,
 )
-from workers.sessions import SearchSession, Watch
+from workers.searching import Searching
+from workers.sessions import Watch
 from workers.setting import Setting, on_record
-from workers.steady import SteadySession
 from workers.stopwatch import (
-    SENT_BACK,
     Stopwatch,
     Times,
-    Trimmed,
     check_times,
-    margins,
     table_results,
-    tightened,
-    trimmed,
     with_times,
 )
 from workers.teaching import Alive, Epoch, Lesson, teach
@@ -186,103 +179,8 @@ class Driver:
 
     def _search(self, setting: Setting) -> SearchResult:
         self._enter(Phase.SEARCH)
-        levels, trials = setting.levels, self._spec.search.trials
-        found = self._searched(setting, margins(setting.costs), trials)
-        missing = [level for level, group in enumerate(found) if not group]
-        if missing and (not self._own_levels or len(missing) == len(found)):
-            raise Hopeless(self._why_no_trial(levels, missing[0]))
-        for _ in range(SENT_BACK if self._stopwatch.measurements else 0):
-            factors = self._trimmed(setting, found).factors
-            if not factors:
-                break
-            trials += max(len(levels), trials // 4)
-            self._note("SENT_BACK", trials=trials, factors=factors)
-            more = self._searched(setting, factors, trials, again=True)
-            found = [new or old for new, old in zip(more, found, strict=True)]
-        if self._stopwatch.measurements:
-            found = self._trimmed(setting, found).finalists
-        front, course = self._recipe.front(setting.costs), list[float]()
-        if front is not None:
-            known = self._ledger.trials(self._claim.job_id)
-            found, course = [self._unbeaten(setting, front, found, known)], front.course(known)
-        groups = tuple(tuple(trial.id for trial in trials) for trials in found)
-        repeats = self._repeated(setting)
-        return self._finish(
-            Phase.SEARCH,
-            SearchResult(
-                finalists=tuple(dict.fromkeys(trial for group in groups for trial in group)),
-                levels=groups if len(groups) > 1 else (),
-                hypervolume=tuple(course),
-                repeats=repeats,
-                evidence=evidence(self._recipe.rungs, self._compared(setting), repeats=repeats),
-            ),
-        )
-
-    def _unbeaten(
-        self, setting: Setting, front: Front, found: Sequence[Sequence[Trial]], known: Sequence[Trial]
-    ) -> list[Trial]:
-        """The finalists of a front: of all trials within the limits or, where times are limited, of those measured."""
-        budget = self._recipe.budget(setting.costs)
-        able = [trial for trial in known if budget.holds(trial.cost)]
-        if self._stopwatch.measurements:
-            able = list({trial.id: trial for group in found for trial in group}.values())
-        return front.best(able, self._spec.finalists.count)
-
-    def _repeats(self, setting: Setting) -> RepeatsSession:
-        """Scores some trials of the last rung with another seed."""
-        rungs = self._recipe.rungs
-        trials = chosen(self._compared(setting), rungs, self._spec.search.repeats)
-        return RepeatsSession(self._claim, self._ledger, setting.scores, self._spec, trials, rungs, self._watch)
-
-    def _repeated(self, setting: Setting) -> dict[str, tuple[float, float]]:
-        """Some trials of the last rung with the accuracy that another seed gives them."""
-        session = self._repeats(setting)
-        if not session.settled:
-            self._backend.run(session, setting.workload)
-            self._go_on()
-        return session.conclude()
-
-    def _compared(self, setting: Setting) -> list[list[Trial]]:
-        """The trials of each level that were compared with each other."""
-        groups: list[list[Trial]] = [[] for _ in setting.levels]
-        for trial in self._ledger.trials(self._claim.job_id):
-            groups[level_of(setting.levels, trial.cost)].append(trial)
-        return groups
-
-    def _searched(
-        self, setting: Setting, factors: Mapping[str, float], trials: int, *, again: bool = False
-    ) -> list[list[Trial]]:
-        """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
-        costs, levels = setting.costs, setting.levels
-        plan = setting.known(Phase.PLAN, PlanResult)
-        first = plan.known(costs.space) if plan else starts(costs, levels)
-        try:
-            tighter = tuple(tightened(level, factors, costs.bounds()) for level in levels)
-            levels, strategy = tighter, self._recipe.open_strategy(costs, tighter, first)
-        except BudgetImpossible:
-            strategy = self._recipe.open_strategy(costs, levels, first)
-        # What is sent back was measured, which no seed repeats.
-        kind = SteadySession if self._spec.search.deterministic and not again else SearchSession
-        session = kind(
-            self._claim,
-            self._ledger,
-            setting.scores,
-            self._spec,
-            costs,
-            strategy,
-            self._recipe.rungs,
-            levels,
-            self._watch,
-            trials,
-        )
-        self._backend.run(InTurn(session, lambda: self._repeats(setting)), setting.workload)
-        self._go_on()
-        return session.conclude()
-
-    def _trimmed(self, setting: Setting, found: Sequence[Sequence[Trial]]) -> Trimmed:
-        """Measures the trials that would be finalists."""
-        costs = setting.costs
-        return trimmed(found, setting.levels, self._stopwatch.costing(teacher_cost(costs)), margins(costs))
+        searching = Searching(setting, self._backend, self._watch, self._stopwatch, self._note, self._go_on)
+        return self._finish(Phase.SEARCH, searching.walk())
 
     def _finalists(self, setting: Setting, found: SearchResult) -> FinalistsResult:
         self._enter(Phase.FINALISTS)
@@ -319,7 +217,7 @@ class Driver:
                 hypervolume=volume,
                 evidence=evidence(
                     self._recipe.rungs,
-                    self._compared(setting),
+                    setting.compared(),
                     {result.trial: result.accuracy for result in ranked},
                     self._spec.finalists.steps,
                     found.repeats,
@@ -412,7 +310,7 @@ class Driver:
     @property
     def _own_levels(self) -> bool:
         """Whether the levels are the search's own and no student has to be found for each."""
-        return self._goal is not None or self._spec.budget.front is not None
+        return bool(self._recipe.small())
 
     @cached_property
     def _stopwatch(self) -> Stopwatch:
@@ -428,14 +326,6 @@ class Driver:
 
     def _trial(self, trial_id: str) -> Trial:
         return next(trial for trial in self._ledger.trials(self._claim.job_id) if trial.id == trial_id)
-
-    def _why_no_trial(self, levels: Sequence[Budget], level: int) -> str:
-        trials = [trial for trial in self._ledger.trials(self._claim.job_id) if levels[level].holds(trial.cost)]
-        at = f" at {named(levels, level)}" if len(levels) > 1 else ""
-        failed = [trial for trial in trials if trial.state is State.FAILED]
-        if not failed:
-            return f"the strategy proposed no candidate{at}"
-        return f"every trial{at} failed; the first: {failed[0].reason}"
 
     def _phase(self, setting: Setting, phase: Phase, kind: type[R], walk: Callable[[], R]) -> R:
         """What is on record of a phase, or else what it comes to."""

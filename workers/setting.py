@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from search.budget import Budget
+from search.budget import Budget, level_of
 from search.latency.model import Timed
 from search.recipe import Costs, Recipe
 from search.surgery import Survey
@@ -114,3 +114,10 @@ class Setting:
         pupil = Pupil(self.survey.graft(self.survey.space.candidate(trial.choices)))
         pupil.restore(self.artifacts.get(self.final_key(trial)))
         return pupil.model.eval()
+
+    def compared(self) -> list[list[Trial]]:
+        """The trials of each level, which are compared with each other."""
+        groups: list[list[Trial]] = [[] for _ in self.levels]
+        for trial in self.ledger.trials(self.claim.job_id):
+            groups[level_of(self.levels, trial.cost)].append(trial)
+        return groups

@@ -13,10 +13,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from service.documents import JobDocument, StudentDocument, TeacherMetrics, TrialDocument, VerdictDocument
+from service.documents import JobDocument, TeacherMetrics, TrialDocument
 from service.screens.plot import Picture, Point, scatter
 from service.screens.trust import trust_lines
 from service.screens.words import UNICODE, Signs, bound, duration, measure, percent, plural, points, ratio, size
+from service.students import StudentDocument, VerdictDocument
 from workers.ports import JobState
 
 PLOTTED = "macs"

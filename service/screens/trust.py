@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from service.documents import JobDocument, StudentDocument
+from service.documents import JobDocument
 from service.findings import CorrelationDocument, EvidenceDocument, NoiseDocument
 from service.screens.words import Signs, percent, plural, points
+from service.students import StudentDocument
 
 
 def trust_lines(job: JobDocument, signs: Signs) -> list[str]:
@@ -15,7 +16,7 @@ def trust_lines(job: JobDocument, signs: Signs) -> list[str]:
         return []
     found = job.evidence
     ahead = [_ahead(student, found.noise, signs, several=len(job.students) > 1) for student in job.students]
-    return [line for line in [*ahead, *_lines(found)] if line]
+    return [line for line in [*ahead, *_lines(found, signs)] if line]
 
 
 def _ahead(student: StudentDocument, noise: NoiseDocument | None, signs: Signs, *, several: bool) -> str:
@@ -30,15 +31,16 @@ def _ahead(student: StudentDocument, noise: NoiseDocument | None, signs: Signs, 
     return f"{name} and trial {rival.number} are a tie: {lead} on validation is no more than chance makes"
 
 
-def _lines(found: EvidenceDocument) -> Iterator[str]:
+def _lines(found: EvidenceDocument, signs: Signs) -> Iterator[str]:
     for correlation in found.correlations:
         if correlation.value is not None:
             yield _correlation(correlation)
     if found.noise is not None:
         yield (
-            f"trained again with another seed, an accuracy varies by {percent(found.noise.value)} "
-            f"({percent(found.noise.low)} to {percent(found.noise.high)}; "
-            f"{plural(found.noise.repeated, 'trial')} repeated)"
+            f"trained again with another seed, an accuracy varies by {_distance(found.noise.value, signs)} "
+            f"({_distance(found.noise.low, signs)} to {_distance(found.noise.high, signs)}; "
+            f"{plural(found.noise.repeated, 'trial')} repeated); "
+            f"less than {_distance(found.noise.difference, signs)} apart is a tie"
         )
     if found.exempt is not None:
         yield (
@@ -50,8 +52,12 @@ def _lines(found: EvidenceDocument) -> Iterator[str]:
 
 
 def _correlation(found: CorrelationDocument) -> str:
-    later = "the finalists' order" if found.finalists else f"that after {found.later_steps:,}"
+    later = "that of the finalists" if found.finalists else f"that after {found.later_steps:,}"
     return (
-        f"the order after {found.steps:,} steps foretells {later}: rank correlation {found.value:.2f} "
+        f"the order after {found.steps:,} steps and {later}: rank correlation {found.value:.2f} "
         f"({found.low:.2f} to {found.high:.2f}; {plural(found.trials, 'trial')})"
     )
+
+
+def _distance(difference: float, signs: Signs) -> str:
+    return points(difference, signs).removeprefix("+")

@@ -67,6 +67,7 @@ def test_a_low_correlation_is_told_with_what_to_do() -> None:
     assert "`search.rungs`, for example to [20, 60]" in found.advice
     assert "30 trials" in found.advice
     assert correlation([(n / 30, n / 30) for n in range(30)]).advice == ""
+    assert correlation([(0.1, 0.3), (0.2, 0.1), (0.3, 0.4), (0.4, 0.2)]).advice == "", "of four trials nothing is known"
 
 
 def test_rungs_are_compared_with_the_finalists() -> None:
@@ -103,8 +104,18 @@ def test_noise_is_pooled_over_candidates_and_its_interval_holds_the_truth() -> N
 
 
 def test_one_beats_another_only_beyond_noise() -> None:
-    found = noise([[0.90, 0.92]])
-    assert beats(0.95, 0.90, found), "2 * sqrt(2) * 0.0141 is 0.04"
+    """Of equal networks, with as few repetitions as a job has, hardly any is said to beat another."""
+    rng = np.random.default_rng(4)
+    wrong = 0
+    for _ in range(400):
+        scores = rng.normal(0.9, 0.01, 6).tolist()
+        found = noise([scores[:2], scores[2:4]])
+        wrong += bool(beats(scores[4], scores[5], found))
+    assert 0 < wrong / 400 < 0.05, "in one of 40 cases each"
+    found = noise([[0.90, 0.92]] * 1000)
+    assert found is not None
+    assert found.difference == pytest.approx(1.96 * 0.02, rel=0.01), "normal, when it is well known"
+    assert beats(0.95, 0.90, found)
     assert not beats(0.93, 0.90, found)
     assert beats(0.93, 0.90, None) is None
 

@@ -164,7 +164,7 @@ def test_a_job_tells_how_far_its_search_can_be_trusted(finished: tuple[House, st
     finalists = FinalistsResult.model_validate(house.result(job, Phase.FINALISTS)).finalists
     assert [finalist.trial for finalist in finalists] == [document.student.trial, document.student.rival.trial]
     lead = finalists[0].accuracy - finalists[1].accuracy
-    assert document.student.rival.beaten is (lead > 8**0.5 * document.evidence.noise.value)
+    assert document.student.rival.beaten is (lead > document.evidence.noise.difference)
 
 
 def test_every_trial_was_within_the_budget(finished: tuple[House, str]) -> None:
