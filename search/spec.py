@@ -141,7 +141,7 @@ class ElasticSpec(Part):
 
 class SearchSpec(Part):
     strategy: Pick = Pick(name="planned")
-    weights: Literal["slice", "library", "elastic"] = "slice"
+    weights: Literal["slice", "library", "elastic"] = "library"
     """
     Where the weights of a candidate come from: cut from the teacher; its blocks from the library, each distilled
     alone; or cut from the elastic student, which was trained for all candidates at once.

@@ -32,6 +32,7 @@ def test_the_job_goes_on_by_itself_and_nothing_is_done_twice(tmp_path: Path, bac
     spec = small_spec(
         search={
             "strategy": {"name": strategy},
+            "weights": "slice",
             "library": {"images": 100},
             "trials": 8,
             "rungs": [10, 20],

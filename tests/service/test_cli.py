@@ -405,7 +405,7 @@ TINY = {
     "dataset": {"name": "digits", "options": {"size": 16}},
     "budget": {"macs": "50%"},
     "space": {"divisor": 2},
-    "search": {"strategy": {"name": "uniform"}, "trials": 2, "rungs": [3], "views": 1},
+    "search": {"strategy": {"name": "uniform"}, "weights": "slice", "trials": 2, "rungs": [3], "views": 1},
     "finalists": {"count": 1, "steps": 6, "checkpoint_every": 3},
     "export": {"onnx": False},
 }

@@ -22,6 +22,7 @@ def small_spec(**changes: Any) -> JobSpec:
         "space": {"divisor": 1},
         "search": {
             "strategy": {"name": "random"},
+            "weights": "slice",
             "trials": 4,
             "rungs": [2, 4],
             "reduction": 2,
