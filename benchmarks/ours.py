@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from benchmarks.final import SCHEDULE, Compute, Found, Method, Options
 from benchmarks.rivals import even, order, trained
@@ -21,41 +22,68 @@ from search.datasets.arrays import exclusive
 from search.distillers.hinton import Hinton
 from search.elastic import Draw, Elastic
 from search.library import Entry, Librarian, Library, Lot, harm_table, lot_key, lots
+from search.plugins import Start
+from search.projection import Projector
+from search.quality import Quality
 from search.space import Candidate
 from search.spec import ElasticSpec, LibrarySpec
 from search.starts import starts
+from search.strategies.planned import Planned
+from search.strategies.wrappers import Distinct, Projected, Started
 from search.training import Pupil, Stretch, train
+from search.trial import Score, Trial
 from workers.artifacts import FolderArtifacts
 
-STARTS = 8
+STARTS = 4
+"""As a job has."""
 
 
 def planned(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
-    """The default: optima of the plan and even widths, weights from the library, trained briefly, the best longer."""
-    shelf, candidates = _planned(bench, budget, compute)
-    with compute.timed():
-        students = [(at, shelf.library.graft(one)) for at, one in enumerate(candidates)]
+    """The default strategy, weights from the library: as many trials as the random search has, on the same rungs."""
+    shelf, found = _planned(bench, budget, compute)
     first, second = options.rungs
-    short = [(at, *trained(student, bench, seed, (0, first), compute)) for at, student in students]
-    short.sort(key=lambda row: order((row[1], row[2])))
-    longer = [
-        (at, *trained(one, bench, seed, (first, second), compute)) for at, one, _ in short[: max(1, len(short) // 3)]
-    ]
-    at, student, _ = min(longer, key=lambda row: order((row[1], row[2])))
-    uniform = even(bench, budget)
-    return Found(student, "even widths" if candidates[at] == uniform else f"optimum {at}")
+    trials = max(1, int(options.samples / SCHEDULE.batch_size / (first + (second - first) / 3)))
+    with compute.timed():
+        strategy = Distinct(Started(Projected(Planned(Planned.Options()), Projector(bench.survey, budget))))
+        strategy.open(bench.survey.space, seed, found)
+    short: list[tuple[Trial, nn.Module, Quality]] = []
+    while len(short) < trials:
+        with compute.timed():
+            proposal = strategy.ask()
+            if proposal is None:
+                break
+            student = shelf.library.graft(proposal.candidate)
+        reached = trained(student, bench, seed, (0, first), compute)[1]
+        trial = Trial(
+            id="",
+            number=len(short),
+            key=proposal.candidate.key,
+            choices=proposal.candidate.as_dict(),
+            origin=proposal.origin.as_dict(),
+            cost={},
+            scores=(Score(0, first, reached.accuracy, reached.kl, 0.0),),
+            extra=proposal.extra,
+        )
+        strategy.tell(trial)
+        short.append((trial, student, reached))
+    short.sort(key=lambda row: order(row[1:]))
+    promoted = short[: max(1, len(short) // 3)]
+    longer = [(trial, *trained(student, bench, seed, (first, second), compute)) for trial, student, _ in promoted]
+    trial, student, _ = min(longer, key=lambda row: order(row[1:]))
+    kinds = {start.candidate.key: start.kind for start in found}
+    return Found(student, kinds.get(trial.key, "child"))
 
 
 def plan_alone(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """The first optimum, with the teacher's weights, sliced."""
-    _, candidates = _planned(bench, budget, compute, 1)
-    return Found(bench.survey.graft(candidates[0]))
+    _, found = _planned(bench, budget, compute, 2)
+    return Found(bench.survey.graft(found[0].candidate))
 
 
 def plan_and_library(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """The first optimum, with weights from the library."""
-    shelf, candidates = _planned(bench, budget, compute, 1)
-    return Found(shelf.library.graft(candidates[0]))
+    shelf, found = _planned(bench, budget, compute, 2)
+    return Found(shelf.library.graft(found[0].candidate))
 
 
 def uniform_and_library(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
@@ -72,8 +100,9 @@ def uniform_and_elastic(bench: Bench, budget: Budget, seed: int, compute: Comput
 
 def plan_and_elastic(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """The first optimum, with weights from an elastic student that was trained around the optima and at random."""
-    _, candidates = _planned(bench, budget, compute)
-    return Found(_elastic(bench, budget, candidates, seed, compute).graft(candidates[0]))
+    _, found = _planned(bench, budget, compute)
+    centres = [start.candidate for start in found]
+    return Found(_elastic(bench, budget, centres, seed, compute).graft(centres[0]))
 
 
 OURS: Mapping[str, Method] = {
@@ -94,12 +123,11 @@ class Shelf:
     library: Library
 
 
-def _planned(bench: Bench, budget: Budget, compute: Compute, count: int = STARTS) -> tuple[Shelf, list[Candidate]]:
+def _planned(bench: Bench, budget: Budget, compute: Compute, count: int = STARTS) -> tuple[Shelf, list[Start]]:
+    """The first start is the optimum."""
     shelf = _shelf(bench, compute)
     with compute.timed():
-        table = harm_table(bench.survey.space, shelf.harms)
-        found = starts(bench.survey, [budget], table, max(count, 2))
-    return shelf, [start.candidate for start in found][:count]
+        return shelf, starts(bench.survey, [budget], harm_table(bench.survey.space, shelf.harms), count)
 
 
 def _shelf(bench: Bench, compute: Compute) -> Shelf:

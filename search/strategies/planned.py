@@ -17,7 +17,8 @@ class Planned:
     The planner's optima and the even widths first, then what lies around the best of them.
 
     Every level has a pool of its own: its starts, in the planner's order until they have scores, and then the best
-    trials proposed for it. Children are mutants of the best of a few drawn from the pool, now and then of two.
+    trials proposed for it. Children are mutants of the best of a few drawn from the pool, now and then of two. Between
+    them come candidates drawn at random: harms measured alone can mislead, and then the best is far from all optima.
     """
 
     needs_plan = True
@@ -31,6 +32,8 @@ class Planned:
         """How many sites of a child are moved by a step or two at most."""
         crossover: float = Field(0.2, ge=0, le=1)
         """Share of the children that have two parents."""
+        random: float = Field(0.5, ge=0, le=1)
+        """Share of the proposals after the starts that are drawn at random."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -62,6 +65,8 @@ class Planned:
             self._scored[level].setdefault(trial.key, (value, self._space.candidate(trial.choices)))
 
     def _child(self, level: int, rng: np.random.Generator) -> Candidate:
+        if rng.random() < self.options.random:
+            return self._space.sample(rng)
         pool = sorted(self._scored[level].values(), key=lambda entry: -entry[0])[: self.options.pool]
         if not pool:
             pool = [(-float(place), candidate) for place, candidate in enumerate(self._starts[level])]

@@ -212,7 +212,8 @@ def macs_of(proposal: Proposal) -> int:
 
 
 def test_planned_breeds_around_the_best_of_each_level_and_serves_all() -> None:
-    planned = Catalog().make("strategies", Pick(name="planned", options={"pool": 2, "sites": 1, "crossover": 0}))
+    around = {"pool": 2, "sites": 1, "crossover": 0, "random": 0}
+    planned = Catalog().make("strategies", Pick(name="planned", options=around))
     assert planned.needs_plan
     strategy = Distinct(Started(Projected(planned, *(Projector(CHAIN, budget) for budget in LADDER))))
     assert strategy.needs_plan
@@ -232,6 +233,23 @@ def test_planned_breeds_around_the_best_of_each_level_and_serves_all() -> None:
         moved = [sum(choice != parent[site] for site, choice in proposal.origin) for parent in parents]
         assert 1 <= min(moved) <= 2, "one site, and what a block brings with it"
     assert min(levels.count(0), levels.count(1)) >= 2, "a level with little left to propose passes its turn on"
+
+
+def test_planned_looks_elsewhere_for_a_share_of_its_proposals() -> None:
+    """What is drawn at random is what a mutant of one site can never be: another choice almost everywhere."""
+
+    def far(share: float) -> int:
+        planned = Catalog().make(
+            "strategies", Pick(name="planned", options={"sites": 1, "crossover": 0, "random": share})
+        )
+        planned.open(SPACE, 5, STARTS)
+        origins = [proposal.origin for _ in range(60) if (proposal := planned.ask()) is not None]
+        parents = [start.candidate.as_dict() for start in STARTS]
+        return sum(
+            min(sum(choice != parent[site] for site, choice in origin) for parent in parents) > 2 for origin in origins
+        )
+
+    assert far(0.0) == 0 < far(0.5) < far(1.0)
 
 
 def test_a_mutant_differs_at_sites_that_count() -> None:
