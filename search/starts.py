@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,18 @@ def starts(
             found += [Start(_candidate(costs, choices), level, "optimum") for choices in optima[1:]]
         groups.append(found)
     return _in_turn(groups)
+
+
+def within(costs: CostModel, levels: Sequence[Budget], found: Sequence[Start]) -> list[Start]:
+    """Starts of looser levels, brought within these: those that fit as they are, the others projected."""
+    projectors, kept = [Projector(costs, budget) for budget in levels], []
+    for start in found:
+        row = costs.space.array([start.candidate])
+        cost = {metric: int(values[0]) for metric, values in costs.costs_of(row).items()}
+        if not levels[start.level].holds(cost):
+            start = replace(start, candidate=projectors[start.level].project(start.candidate))
+        kept.append(start)
+    return kept
 
 
 def _candidate(costs: CostModel, choices: NDArray[np.int64]) -> Candidate:

@@ -9,7 +9,7 @@ from search.errors import BudgetImpossible
 from search.evidence import evidence
 from search.front import Front
 from search.recipe import teacher_cost
-from search.starts import starts
+from search.starts import starts, within
 from search.trial import State, Trial
 from workers.backends.base import Backend
 from workers.finals import Hopeless, named
@@ -107,7 +107,8 @@ class Searching:
         first = plan.known(costs.space) if plan else starts(costs, levels)
         try:
             tighter = tuple(tightened(level, factors, costs.bounds()) for level in levels)
-            levels, strategy = tighter, self._setting.recipe.open_strategy(costs, tighter, first)
+            strategy = self._setting.recipe.open_strategy(costs, tighter, within(costs, tighter, first))
+            levels = tighter
         except BudgetImpossible:
             strategy = self._setting.recipe.open_strategy(costs, levels, first)
         # What is sent back was measured, which no seed repeats.

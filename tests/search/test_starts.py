@@ -7,7 +7,7 @@ import pytest
 
 from search.budget import Budget
 from search.projection import Projector
-from search.starts import starts
+from search.starts import starts, within
 from tests.search.chains import Chain
 
 CHAIN = Chain()
@@ -48,3 +48,13 @@ def test_the_first_start_of_a_level_is_the_least_harmful_of_all_that_fit(level: 
 
     best = min(starts(CHAIN, LEVELS, HARMS, 3), key=lambda start: (start.level != level, start.kind != "optimum"))
     assert harm(CHAIN.space.array([best.candidate])[0]) == pytest.approx(min(map(harm, fitting)))
+
+
+def test_starts_of_looser_levels_are_brought_within_tighter_ones() -> None:
+    found = starts(CHAIN, LEVELS, HARMS, 4)
+    assert within(CHAIN, LEVELS, found) == found
+    tighter = [Budget({"macs": budget.limits["macs"] // 2}) for budget in LEVELS]
+    kept = within(CHAIN, tighter, found)
+    assert [(start.level, start.kind) for start in kept] == [(start.level, start.kind) for start in found]
+    for start in kept:
+        assert tighter[start.level].fits(CHAIN.costs_of(CHAIN.space.array([start.candidate])))[0]

@@ -79,7 +79,8 @@ def test_validate_only_gives_the_plan_and_submits_nothing(client: TestClient, le
     assert sum(plan["dataset"]["images"].values()) == 1797
     [level] = plan["levels"]
     assert level["witness"]["cost"]["macs"] <= level["limits"]["macs"]
-    assert [phase["phase"] for phase in plan["estimate"]["phases"]] == ["teacher", "survey", "search", "finalists"]
+    phases = ["teacher", "survey", "library", "search", "finalists"]
+    assert [phase["phase"] for phase in plan["estimate"]["phases"]] == phases
     assert ledger.jobs(limit=10) == []
 
 
