@@ -20,7 +20,8 @@ from torch.func import functional_call
 from search.budget import Budget
 from search.plugins import CostModel
 from search.projection import Projector
-from search.space import Candidate, Space
+from search.space import Candidate
+from search.strategies.breeding import mutant
 from search.surgery import Donor, FactorKey, Survey
 
 _LEVELS = 8
@@ -107,7 +108,7 @@ class Draw:
     The candidates that an elastic student is trained on: a function of a seed and a step, out of a pool.
 
     Budgets are drawn log-uniformly between the loosest of `levels` and the tightest. A share `focus` of the steps goes
-    to neighbours of `centres`, the others to candidates drawn at random; both are projected to the budget.
+    to mutants of `centres`, the others to candidates drawn at random; both are projected to the budget.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Draw:
     def _drawn(self, rng: np.random.Generator) -> Candidate:
         near = len(self._centres) > 0 and rng.random() < self._focus
         if near:
-            candidate = moved(self._space, self._centres[int(rng.integers(len(self._centres)))], rng)
+            candidate = mutant(self._space, self._centres[int(rng.integers(len(self._centres)))], rng)
         else:
             candidate = self._space.sample(rng)
         return self._projectors[int(rng.integers(len(self._projectors)))].project(candidate)
@@ -145,13 +146,3 @@ def between(levels: Sequence[Budget], count: int = _LEVELS) -> list[Budget]:
         }
         found.append(Budget({**limits, **{metric: tightest[metric] for metric in tightest.keys() - limits.keys()}}))
     return found
-
-
-def moved(space: Space, candidate: Candidate, rng: np.random.Generator) -> Candidate:
-    """A candidate that differs by one step at two sites drawn at random; at some of their ends, at fewer."""
-    choices = candidate.as_dict()
-    for _ in range(2):
-        site = space.sites[int(rng.integers(len(space.sites)))]
-        at = site.choices.index(choices[site.name]) + (1 if rng.random() < 0.5 else -1)
-        choices[site.name] = site.choices[min(max(at, 0), len(site.choices) - 1)]
-    return space.candidate(choices)

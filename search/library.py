@@ -12,6 +12,7 @@ were worked out anew. Harms add up well enough to propose with, not to score wit
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -91,8 +92,11 @@ def _measured(site: Site, count: int) -> list[int]:
 
 
 def lot_key(lot: Lot, teacher: str, data: str, spec: LibrarySpec) -> str:
-    """Names an entry by all that decides it: the teacher's weights, the data, and how it is trained."""
-    decides = [teacher, data, lot.site, lot.choice, spec.model_dump(mode="json")]
+    """
+    Names an entry by all that decides it: the teacher's weights, the data, and how it is trained. How many others are
+    measured does not.
+    """
+    decides = [teacher, data, lot.site, lot.choice, spec.model_dump(mode="json", exclude={"choices"})]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -121,6 +125,7 @@ class Librarian:
 
     def __init__(self, survey: Survey, train_set: Cached, validation: Cached, spec: LibrarySpec) -> None:
         self._survey, self._train, self._spec = survey, train_set, spec
+        self._teacher = copy.deepcopy(survey.teacher).to(train_set.normalise.device)
         count = min(spec.images, len(validation))
         self._held_out = replace(
             validation,
@@ -197,14 +202,14 @@ class Librarian:
         params = sum(parameter.numel() for parameter in self._survey.teacher.parameters())
         if not home or sum(p.numel() for p in modules[home].parameters()) > _MOST_PARAMS * params:
             return None
-        return home if _fits(self._survey.teacher, student, home, self._example()) else None
+        return home if _fits(self._teacher, student, home, self._example()) else None
 
     def _example(self) -> Tensor:
         return self._train.batch(0, 2).images
 
     def _lessons(self, home: str) -> _Lessons | None:
         if self._watched[0] != home:
-            self._watched = (home, _lessons(self._survey.teacher, home, self._batches()))
+            self._watched = (home, _lessons(self._teacher, home, self._batches()))
         return self._watched[1]
 
     def _batches(self) -> Iterator[Tensor]:
@@ -242,7 +247,7 @@ def _lessons(teacher: nn.Module, home: str, batches: Iterator[Tensor]) -> _Lesso
         with torch.no_grad():
             for images in batches:
                 with suppress(_Seen):
-                    teacher.to(images.device).eval()(images)
+                    teacher.eval()(images)
                 if not answered:
                     return None
                 size += sum(one.nbytes for one in (*given[-1], answered[-1]))
@@ -256,7 +261,7 @@ def _lessons(teacher: nn.Module, home: str, batches: Iterator[Tensor]) -> _Lesso
 def _fits(teacher: nn.Module, student: nn.Module, home: str, images: Tensor) -> bool:
     """Whether the student's block is called once, as the teacher's is, with tensors of the same shapes."""
     seen = []
-    for network in (teacher.to(images.device), student):
+    for network in (teacher, student):
         calls: list[tuple[Any, ...]] = []
 
         def watch(module: nn.Module, args: tuple[Any, ...], output: Any, calls: list[tuple[Any, ...]] = calls) -> None:

@@ -155,7 +155,7 @@ class Driver:
         """Library, plan and elastic student, as far as the search needs them."""
         weights, plan = self._spec.search.weights, None
         if self._recipe.needs_library:
-            library = self._phase(setting, Phase.LIBRARY, LibraryResult, self._preparing(setting).library)
+            library = self._phase(setting, Phase.LIBRARY, LibraryResult, lambda: self._preparing(setting).library())
             plan = self._phase(setting, Phase.PLAN, PlanResult, lambda: self._preparing(setting).plan(library))
         if weights == "elastic":
             self._phase(

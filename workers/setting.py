@@ -98,8 +98,8 @@ class Setting:
         """What networks scored in this setting before."""
         spec = self.recipe.spec
         donor: str = spec.search.weights
-        if donor == "library":
-            donor = spec.search.library.model_dump_json()
+        if donor == "library" and (library := self.known(Phase.LIBRARY, LibraryResult)):
+            donor = library.index
         elif elastic := self.known(Phase.ELASTIC, ElasticResult):
             donor = elastic.key
         space, dataset = self.survey.space, self.recipe.info.key

@@ -63,8 +63,11 @@ class Shelves:
 
     @classmethod
     def of(cls, workload: Workload) -> Shelves:
-        search = read_spec(workload.spec).search
-        data = f"{workload.info.key}/{search.views}/{search.seed}/{workload.device()}"
+        spec = read_spec(workload.spec)
+        search = spec.search
+        # What of the space decides how channels are ordered and how wide the full choices are; the choices do not.
+        space = spec.space.model_dump_json(include={"groups", "include", "exclude", "blocks"})
+        data = f"{workload.info.key}/{search.views}/{search.seed}/{workload.device()}/{space}"
         return cls(workload.artifacts, workload.teacher, data, search.library)
 
     def find(self, lots: Sequence[Lot]) -> dict[Lot, Shelved]:

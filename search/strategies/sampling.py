@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import optuna
@@ -9,7 +10,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.trial import TrialState, create_trial
 
-from search.plugins import Proposal
+from search.plugins import Proposal, Start
 from search.space import Candidate, Space
 from search.trial import State, Trial
 
@@ -83,3 +84,22 @@ class Sampling:
             )
             self._record.add_trials(self._replayed)
         return self._record
+
+
+class Sampled(ABC):
+    """What strategies by Optuna's samplers share; each has `Options`, and says which sampler."""
+
+    needs_plan = False
+    _costs: tuple[str, ...] = ()
+
+    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
+        self._sampling = Sampling(space, seed, self._sampler, self._costs)
+
+    def ask(self) -> Proposal | None:
+        return self._sampling.ask()
+
+    def tell(self, trial: Trial) -> None:
+        self._sampling.tell(trial)
+
+    @abstractmethod
+    def _sampler(self, seed: int) -> BaseSampler: ...

@@ -271,4 +271,4 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _sliced(tensor: Tensor, dim: int, indices: Indices) -> Tensor:
     if indices[-1] == len(indices) - 1:
         return tensor.narrow(dim, 0, len(indices))
-    return tensor.index_select(dim, torch.from_numpy(indices))
+    return tensor.index_select(dim, torch.from_numpy(indices).to(tensor.device))

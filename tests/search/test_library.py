@@ -148,4 +148,5 @@ def test_a_key_follows_from_all_that_decides_an_entry() -> None:
         lot_key(Lot("a", 1), "teacher", "data", SPEC.model_copy(update={"steps": 7})),
     }
     assert len(keys) == 5
-    assert lot_key(Lot("a", 1), "teacher", "data", SPEC) in keys
+    more_measured = SPEC.model_copy(update={"choices": SPEC.choices + 1})
+    assert lot_key(Lot("a", 1), "teacher", "data", more_measured) in keys

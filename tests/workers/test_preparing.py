@@ -151,6 +151,19 @@ class TestLibrary:
             assert any(name not in sliced or not torch.equal(sliced[name], state[name]) for name in entry.tensors)
         assert isinstance(grafting(replace(place.workload, library=made.index)), Library)
 
+    def test_other_choices_find_the_same_shelves_and_other_full_widths_do_not(self, place: Workplace) -> None:
+        """Where every student is narrower, another network surrounds the choice that is distilled alone."""
+
+        def shelves(**changed: Any) -> Shelves:
+            spec = small_spec(space=SPACE | changed, search=SEARCH)
+            return Shelves.of(replace(place.workload, spec=spec.model_dump(mode="json")))
+
+        place.preparing(job()).library()
+        lot = lots(place.survey.space, job().search.library)[0]
+        assert lot in shelves(divisor=2).find([lot])
+        assert shelves(blocks=[{"match": "layer1*", "max_keep": 0.5}]).find([lot]) == {}
+        assert shelves(groups=True).find([lot]) == {}
+
     def test_other_lessons_make_another_library(self, place: Workplace) -> None:
         place.preparing(job()).library()
         longer = place.preparing(job(library={"steps": 3, "coupled_steps": 1, "images": 64}))
