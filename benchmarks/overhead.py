@@ -56,6 +56,7 @@ SMALLEST: Mapping[str, Any] = {
 SEARCH: Mapping[str, Any] = {
     "strategy": {"name": "random"},
     "views": 1,
+    "repeats": 0,
     "calibration_batches": 1,
     "training": {"batch_size": 8},
 }

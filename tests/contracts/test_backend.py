@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -280,3 +281,29 @@ def test_a_worker_that_dies_loses_its_assignment_and_the_others_go_on(ray_backen
     ray_backend.run(session, replace(prepared.workload, artifacts=Trapdoor(prepared.folder)))
     kinds = sorted(outcome.kind for outcome in session.outcomes)
     assert kinds == ["done", "done", "lost"]
+
+
+class Guestbook(Trapdoor):
+    """Artifacts in a folder, where every process that stores something leaves its number."""
+
+    def put(self, key: str, data: bytes) -> Artifact:
+        with self.guests.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return self._inner.put(key, data)
+
+    @property
+    def guests(self) -> Path:
+        return self._sprung.with_name("guests")
+
+
+def test_all_workers_share_trials_that_end_sooner_than_a_worker_starts(
+    ray_backend: Backend, prepared: Prepared
+) -> None:
+    """By Tune's own placement one worker does everything, and the others are killed while they start."""
+    session = Counting(assignment(prepared), count=80)
+    artifacts = Guestbook(prepared.folder)
+    ray_backend.run(session, replace(prepared.workload, artifacts=artifacts))
+    guests = Counter(artifacts.guests.read_text().split())
+    assert [outcome.kind for outcome in session.outcomes] == ["done"] * 80
+    assert len(guests) == 2
+    assert min(guests.values()) >= 10

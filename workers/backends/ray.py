@@ -1,7 +1,8 @@
 """
 The backend on Ray: one Tune trial is one assignment, placed by Tune on a reused actor.
 
-Tune places work and notices dead workers, and nothing else: there is no Tune scheduler, checkpoint or restore here.
+Tune places work and notices dead workers, and nothing else: no Tune scheduler stops or pauses a trial, and there is no
+Tune checkpoint or restore.
 Promotion, retries and resume are the session's. A reused actor imports torch and builds the teacher once; arrays come
 from the node's object store without a copy.
 """
@@ -34,6 +35,8 @@ os.environ.update(
 import ray
 import torch
 from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.errors import UserError
@@ -47,6 +50,8 @@ _PREFIX = "sth-ray-"
 _LONGEST_PARENT = 25
 _FRESH_SECONDS = 60
 _LISTEN_SECONDS = 0.5
+_STARTING_SECONDS = 60
+"""An actor that takes longer than this to start has no room on the cluster yet."""
 _FINISHED: str = Searcher.FINISHED
 
 
@@ -79,7 +84,13 @@ class RayBackend:
         trainable = tune.with_parameters(_RayTrial, arrays=reference, workload=replace(workload, arrays={}))
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(search_alg=_Bridge(session), num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=_Bridge(session),
+                scheduler=_Placement(),
+                max_concurrent_trials=session.slots,  # without it actors would start one after another
+                num_samples=-1,
+                reuse_actors=True,
+            ),
             run_config=tune.RunConfig(
                 name="stillhouse",
                 storage_path=str(self._folder.path),
@@ -231,8 +242,6 @@ class _Bridge(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
         if self._session.stopping():
             return _FINISHED
-        if len(self._live) >= self._session.slots:
-            return None
         assignment = self._session.next()
         if assignment is None:
             # Told "finished" with trials under way, Tune would not ask again when one of them is lost.
@@ -265,6 +274,30 @@ class _Bridge(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into the folder of the run; a session holds a database."""
         return {}
+
+
+class _Placement(FIFOScheduler):  # type: ignore[misc]
+    """
+    Gives an actor that is free to the newest trial, and lets older ones wait for the actors that start for them.
+
+    Tune gives it to the oldest, and kills the actor that was starting for that one. Starting takes seconds, so where
+    trials end as often the others would be killed and started for ever, and one worker would do all the work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._added: dict[str, float] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._added[trial.trial_id] = time.monotonic()
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
+        waiting.sort(key=lambda trial: self._added[trial.trial_id])
+        if not waiting:
+            return None
+        oldest, newest = waiting[0], waiting[-1]
+        return oldest if time.monotonic() - self._added[oldest.trial_id] > _STARTING_SECONDS else newest
 
 
 class _Stop(tune.Stopper):  # type: ignore[misc]
