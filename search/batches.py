@@ -84,15 +84,18 @@ class Cached:
         return len(self.labels)
 
     def batch(self, step: int, size: int) -> Batch:
-        at = _indices(self.seed, step, size, len(self))
-        return self._take(at)
+        return self.pick(_indices(self.seed, step, size, len(self)))
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Every image once, in the order stored."""
         for start in range(0, len(self), size):
-            yield self._take(np.arange(start, min(start + size, len(self))))
+            yield self.pick(np.arange(start, min(start + size, len(self))))
 
-    def _take(self, at: NDArray[np.int64]) -> Batch:
+    def targets(self) -> NDArray[np.int64]:
+        return self.labels
+
+    def pick(self, at: NDArray[np.int64]) -> Batch:
+        """The images at `at` `[n]`, in that order."""
         device = self.normalise.device
         return Batch(
             self.normalise(self.images.take(at, axis=0)),
@@ -117,9 +120,19 @@ class Resident:
         images, labels, logits = (_moved(array, device) for array in (cached.images, cached.labels, cached.logits))
         return cls(images, labels, logits, cached.normalise, cached.seed)
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def batch(self, step: int, size: int) -> Batch:
-        at = _moved(_indices(self.seed, step, size, len(self.labels)), self.normalise.device)
-        return Batch(self.normalise(self.images[at]), self.labels[at], self.logits[at])
+        return self.pick(_indices(self.seed, step, size, len(self)))
+
+    def targets(self) -> NDArray[np.int64]:
+        return self.labels.cpu().numpy()
+
+    def pick(self, at: NDArray[np.int64]) -> Batch:
+        """The images at `at` `[n]`, in that order."""
+        there = _moved(at, self.normalise.device)
+        return Batch(self.normalise(self.images[there]), self.labels[there], self.logits[there])
 
 
 def placed(cached: Cached) -> Cached | Resident:

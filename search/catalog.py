@@ -36,7 +36,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "image_folder": "search.datasets.folder:ImageFolder",
     },
     "distillers": {
+        "attention": "search.distillers.attention:Attention",
+        "contrast": "search.distillers.contrast:Contrast",
+        "dist": "search.distillers.dist:Dist",
+        "dkd": "search.distillers.dkd:Dkd",
+        "feature": "search.distillers.feature:Feature",
+        "fitnet": "search.distillers.fitnet:FitNet",
         "hinton": "search.distillers.hinton:Hinton",
+        "rkd": "search.distillers.rkd:Rkd",
         "supervised": "search.distillers.supervised:Supervised",
     },
     "strategies": {

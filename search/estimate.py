@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from search.batches import Cached, Normalise
+from search.course import Material, Surveyed
 from search.plugins import DatasetInfo, Distiller, SplitName
 from search.quality import EVALUATION_BATCH, outputs
 from search.rungs import Rungs
@@ -83,6 +84,7 @@ def pace(
     *,
     threads: int,
     device: str,
+    found: Surveyed | None = None,
 ) -> Pace:
     """
     Trains `model`, which is changed, for some steps on noise, and times it. Few `macs` make for many images a step.
@@ -98,9 +100,12 @@ def pace(
     # So early in its warm-up that the weights hardly move: noise teaches nothing.
     early = schedule.model_copy(update={"batch_size": size, "warmup": 0.5})
     learned, looked = [], []
+    # All stages within these few steps, so that each counts as much as it will.
+    material = None if found is None else Material.of(found, source, 1, _STEPS, device)
+    stretch = Stretch(0, _STEPS, (0, 10**9))
     with _threads(threads):
         began = last = time.perf_counter()
-        for step, _ in train(Pupil(model.to(device)), source, distiller, early, Stretch(0, _STEPS, (0, 10**9))):
+        for step, _ in train(Pupil(model.to(device)), source, distiller, early, stretch, material):
             now = time.perf_counter()
             late = now - began > _SECONDS
             if step > 1 or late:
@@ -162,12 +167,14 @@ def phases(
     levels: int,
     teacher: Pace,
     student: Pace,
+    finalist: Pace,
     *,
     survey_seconds: float,
     lots: Sequence[Site] = (),
 ) -> list[Phase]:
     """
-    The phases that take time, in order. `student` is how a typical one learns and looks; `lots` has the site of every
+    The phases that take time, in order. `student` is how a typical one learns and looks, `finalist` the same when it is
+    distilled as finalists are; `lots` has the site of every
     choice that the library measures. What earlier jobs have left, of which nothing is known here, shortens them.
     """
     resources = spec.resources
@@ -192,7 +199,7 @@ def phases(
         reached = step
     again = student.learn.times(reached * spec.search.training.batch_size) + scored.times(len(rungs.steps))
     repeats = Span(*(min(spec.search.repeats, count) for count in (trials.low, trials.expected, trials.high)))
-    trained = student.learn.times(spec.finalists.steps * spec.finalists.training.batch_size) + scored
+    trained = finalist.learn.times(spec.finalists.steps * spec.finalists.training.batch_size) + scored
     count = spec.finalists.count
     wanted = Span(count, count * levels, count * levels)
     if spec.budget.accuracy is not None:  # levels are halved until the cheapest is found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from torch import nn
 
 from search.batches import Cached, Resident
+from search.course import Material
 from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, Quality, quality
 from search.space import Candidate
@@ -54,6 +55,16 @@ class Evaluator:
     validation: Cached
     calibration_batches: int
     report_every: int = 20
+    material: Material | None = None
+    """Needed by a distiller that does more than look at logits."""
+
+    def seeded(self, seed: int) -> Evaluator:
+        """With the training batches in the order of another seed."""
+        if seed == self.train.seed:
+            return self
+        train = replace(self.train, seed=seed)
+        material = self.material and replace(self.material, source=train, seed=seed)
+        return replace(self, train=train, material=material)
 
     def score(
         self,
@@ -80,7 +91,7 @@ class Evaluator:
         if fresh:
             pupil.begin_again()
         losses = []
-        for step, loss in train(pupil, self.train, self.distiller, schedule, stretch):
+        for step, loss in train(pupil, self.train, self.distiller, schedule, stretch, self.material):
             losses.append(loss)
             if step % self.report_every == 0 and step < stretch.stop:
                 yield Reading(step, float(np.mean(losses)))

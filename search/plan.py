@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search.budget import Budget
+from search.distillers.supervised import Supervised
 from search.estimate import NOTHING, Pace, compute_hours, middle, pace, phases
 from search.evidence import share
 from search.planner import Planner
@@ -23,7 +24,7 @@ from search.plugins import CostModel, DatasetInfo, Distiller, SplitName
 from search.projection import Projector
 from search.rungs import Rungs
 from search.space import Candidate, Site
-from search.spec import JobSpec, Schedule
+from search.spec import JobSpec, Schedule, Trained
 from search.surgery import Survey
 
 _DRAWN = 100_000
@@ -50,7 +51,7 @@ def plan(
     rungs: Rungs,
     info: DatasetInfo,
     sizes: Mapping[SplitName, int],
-    distiller: Distiller,
+    distillers: Mapping[Trained, Distiller],
     checked: Checked,
     lots: Sequence[Site] = (),
 ) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def plan(
         "trials": spec.search.trials,
         "rungs": list(spec.search.rungs),
         "finalists": spec.finalists.count,
-        "estimate": _estimate(spec, rungs, info, sizes, distiller, checked, students, lots),
+        "estimate": _estimate(spec, rungs, info, sizes, distillers, checked, students, lots),
         "report": [asdict(finding) for finding in checked.found.report],
     }
 
@@ -135,7 +136,7 @@ def _estimate(
     rungs: Rungs,
     info: DatasetInfo,
     sizes: Mapping[SplitName, int],
-    distiller: Distiller,
+    distillers: Mapping[Trained, Distiller],
     checked: Checked,
     students: Sequence[Candidate],
     lots: Sequence[Site],
@@ -145,14 +146,24 @@ def _estimate(
     gpus = resources.gpus_per_trial > 0
     device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
 
-    def timed(model: nn.Module, macs: int, schedule: Schedule) -> Pace:
+    def timed(model: nn.Module, macs: int, distiller: Distiller, schedule: Schedule) -> Pace:
         threads = resources.cpus_per_trial
-        return pace(model, macs, info, distiller, schedule, threads=threads, device=device)
+        return pace(model, macs, info, distiller, schedule, threads=threads, device=device, found=found)
 
-    teacher = timed(copy.deepcopy(found.teacher), found.cost["macs"], spec.teacher.training)
-    ends = {students[0], students[-1]}
-    student = middle([timed(found.graft(one), _cost(found, one)["macs"], spec.search.training) for one in ends])
-    expected = phases(spec, rungs, sizes, len(students), teacher, student, survey_seconds=checked.seconds, lots=lots)
+    def typical(part: Trained) -> Pace:
+        """Of the students at both ends."""
+        schedule = spec.search.training if part == "search" else spec.finalists.training
+        ends = {students[0], students[-1]}
+        return middle([timed(found.graft(one), _cost(found, one)["macs"], distillers[part], schedule) for one in ends])
+
+    untaught = Supervised(Supervised.Options())
+    teacher = timed(copy.deepcopy(found.teacher), found.cost["macs"], untaught, spec.teacher.training)
+    student = typical("search")
+    finalist = student if spec.distiller("finalists") == spec.distiller("search") else typical("finalists")
+    survey_seconds = checked.seconds
+    expected = phases(
+        spec, rungs, sizes, len(students), teacher, student, finalist, survey_seconds=survey_seconds, lots=lots
+    )
     unit, cost = compute_hours(spec, expected)
     threads = min(resources.cpus_per_trial, os.cpu_count() or 1)
     basis = f"steps of training timed on this machine, {device}, {threads} thread{'s' if threads > 1 else ''}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 
 from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
+from search.course import Coursed, blank, spans
 from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.front import Front
@@ -33,7 +34,7 @@ from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
 from search.space import Site
-from search.spec import JobSpec, Pick, SpaceSpec
+from search.spec import PARTS, JobSpec, Pick, SpaceSpec, Trained
 from search.strategies.wrappers import Distinct, Projected, Started
 from search.surgery import Survey, survey
 from search.teachers.weights import load_weights
@@ -50,7 +51,8 @@ class Recipe:
     files: Files
     dataset: Dataset
     teacher: Teacher
-    distiller: Distiller
+    distillers: Mapping[Trained, Distiller]
+    """Of trials (`search`) and of `finalists`."""
     strategy: Strategy
     known: DatasetInfo | None = None
 
@@ -189,7 +191,7 @@ class Recipe:
         if self.needs_library:
             space = checked.found.space
             sites = [space.by_name[lot.site] for lot in lots(space, self.spec.search.library)]
-        return plan(self.spec, self.rungs, self.info, self.dataset.sizes(), self.distiller, checked, sites)
+        return plan(self.spec, self.rungs, self.info, self.dataset.sizes(), self.distillers, checked, sites)
 
     def check(self) -> Checked:
         """
@@ -213,7 +215,28 @@ class Recipe:
                 if not elsewhere:
                     raise
                 unmeasured += elsewhere
+        self._check_distillers(found)
         return Checked(found, costs, self.levels(costs, unmeasured), unmeasured, seconds)
+
+    def _check_distillers(self, found: Survey) -> None:
+        """Opens the course of the least student with each, on a blank image."""
+        for part, distiller in self.distillers.items():
+            if not isinstance(distiller, Coursed):
+                continue
+            pointer = f"/{part}/distill" if getattr(self.spec, part).distill else "/distill"
+            material = blank(self.spec, part, self.info, found)
+            try:
+                course = distiller.course(found.graft(found.space.least()), material)
+            except UserError as error:
+                raise error.under(f"{pointer}/options") from None
+            last, first_rung = spans(course.stages, material.steps)[-1], self.spec.search.rungs[0]
+            if part == "search" and last.start >= first_rung:
+                raise UserError(
+                    f"`{self.spec.distiller(part).name}` comes to its last stage, `{last.stage.name}`, after step "
+                    f"{last.start} of {material.steps}, and the first rung compares trials at step {first_rung}, when "
+                    "they cannot tell classes apart yet; name it in `finalists.distill`, and one of one stage here",
+                    pointer=pointer,
+                )
 
 
 def teacher_cost(found: Costs) -> dict[str, int]:
@@ -272,12 +295,15 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
             mistakes.append(error.under(pointer))
             return None
 
+    pointers = {part: f"/{part}/distill" if getattr(spec, part).distill else "/distill" for part in PARTS}
+    made = {pointers[part]: spec.distiller(part) for part in PARTS}
+    distillers = {pointer: make("distillers", pick, pointer) for pointer, pick in made.items()}
     recipe = Recipe(
         spec=spec,
         files=files,
         dataset=make("datasets", spec.dataset, "/dataset", files=files),
         teacher=make("teachers", spec.teacher, "/teacher"),
-        distiller=make("distillers", spec.distill, "/distill"),
+        distillers={part: distillers[pointer] for part, pointer in pointers.items()},
         strategy=make("strategies", spec.search.strategy, "/search/strategy"),
         known=info,
     )

@@ -15,6 +15,9 @@ from pydantic import Field, JsonValue, StringConstraints, field_validator, model
 from search.limits import BudgetSpec
 from search.part import Name, Part, read_part
 
+Trained = Literal["search", "finalists"]
+"""What is trained by distillation: the trials of the search, and the finalists."""
+PARTS: tuple[Trained, ...] = ("search", "finalists")
 Label = Annotated[str, StringConstraints(max_length=256)]
 Location = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -165,6 +168,8 @@ class SearchSpec(Part):
     calibration_batches: int = Field(4, ge=1, le=1000)
     """Batches that recompute batch-norm statistics before every score."""
     training: Schedule = Schedule()
+    distill: Pick | None = None
+    """How trials are distilled; without it as `distill` of the job says."""
     seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("rungs")
@@ -184,6 +189,8 @@ class FinalistsSpec(Part):
     checkpoint_every: int = Field(200, ge=1, le=10_000_000)
     """Steps between two checkpoints, from which an interrupted finalist goes on."""
     training: Schedule = Schedule()
+    distill: Pick | None = None
+    """How finalists are distilled; without it as `distill` of the job says."""
 
 
 class ExportSpec(Part):
@@ -215,6 +222,10 @@ class JobSpec(Part):
     labels: dict[Name, Label] = Field(default_factory=dict, max_length=64)
     priority: int = Field(0, ge=-1000, le=1000)
     """Jobs of higher priority start first."""
+
+    def distiller(self, part: Trained) -> Pick:
+        """What trials, or finalists, are distilled with."""
+        return (self.search if part == "search" else self.finalists).distill or self.distill
 
 
 def read_spec(document: object) -> JobSpec:

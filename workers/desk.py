@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from search.catalog import Catalog
 from search.elastic import Draw
 from search.plugins import Distiller
 from search.recipe import survey_for
-from search.spec import JobSpec, read_spec
+from search.spec import PARTS, JobSpec, Trained, read_spec
 from search.surgery import Survey
 from search.teachers.weights import load_weights
 from workers.workload import Arrays, Workload
@@ -24,7 +25,8 @@ class Desk:
 
     spec: JobSpec
     survey: Survey
-    distiller: Distiller
+    distillers: Mapping[Trained, Distiller]
+    """Of trials and of finalists."""
     train: Cached
     validation: Cached
     draws: dict[str, Draw] = field(default_factory=dict)
@@ -40,7 +42,7 @@ class Desk:
         return cls(
             spec,
             survey_for(info, teacher, spec.space),
-            catalog.make("distillers", spec.distill),
+            {part: catalog.make("distillers", spec.distiller(part)) for part in PARTS},
             _cached(workload.arrays, "train", normalise, spec.search.seed),
             _cached(workload.arrays, "validation", normalise, spec.search.seed),
         )

@@ -187,7 +187,7 @@ class Preparing:
             "data": [self._workload.info.key, search.views, search.seed],
             "space": space.key,
             "elastic": search.elastic.model_dump(mode="json"),
-            "distill": self._spec.distill.model_dump(mode="json"),
+            "distill": self._spec.distiller("search").model_dump(mode="json"),
             "focus": asdict(focus),
             "streams": streams,
             "device": self._workload.device(),

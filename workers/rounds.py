@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass, replace
 
 from search.batches import placed
 from search.budget import Budget
+from search.course import Coursed
+from search.distillers.hinton import Hinton
 from search.elastic import Draw, Elastic
 from search.errors import NonFinite, UserError
 from search.latency.model import Timed
+from search.plugins import Distiller
 from search.surgery import Survey
 from search.training import Pupil, Stretch, train
 from workers.desk import Desk, desk_of
@@ -66,13 +69,20 @@ def walk(stint: Round, workload: Workload) -> Iterator[int]:
     source = placed(replace(desk.train, seed=seed))
     stretch = Stretch(stint.start, stint.stop, (0, stint.end))
     try:
-        for step, _ in train(pupil, source, desk.distiller, desk.spec.search.elastic.training, stretch):
+        for step, _ in train(
+            pupil, source, _shared(desk.distillers["search"]), desk.spec.search.elastic.training, stretch
+        ):
             if step % _EVERY == 0 and step < stint.stop:
                 yield step - stint.start
     except NonFinite as error:
         raise UserError(f"the elastic student diverged: {error}", pointer="/search/elastic/training") from None
     workload.artifacts.put(stint.write, pupil.checkpoint())
     yield stint.stop - stint.start
+
+
+def _shared(distiller: Distiller) -> Distiller:
+    """What trains all candidates at once: that of the trials, unless it looks at more than logits."""
+    return Hinton(Hinton.Options()) if isinstance(distiller, Coursed) else distiller
 
 
 def elastic_of(survey: Survey, workload: Workload, key: str) -> Elastic:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from search.errors import NotFound
 from search.space import Space
-from search.spec import JobSpec
+from search.spec import JobSpec, Trained
 from workers.assignment import Done, Message
 from workers.ports import Artifacts
 
@@ -52,7 +52,7 @@ class Scores:
         """Of the checkpoint at `step` of the long training of a network that came as far as `rung` in the search."""
         finalists = self.spec.finalists
         return _key(
-            {"from": self.key(choices, rung), "seed": self.spec.search.seed, "distill": self._distill()},
+            {"from": self.key(choices, rung), "seed": self.spec.search.seed, "distill": self._distill("finalists")},
             {"step": step, "of": finalists.steps, "training": finalists.training.model_dump(mode="json")},
         )
 
@@ -77,13 +77,13 @@ class Scores:
             "donor": self.donor,
             "views": [search.views, search.seed],
             "seed": seed,
-            "distill": self._distill(),
+            "distill": self._distill("search"),
             "calibration_batches": search.calibration_batches,
             "device": "cuda" if self.spec.resources.gpus_per_trial else "cpu",
         }
 
-    def _distill(self) -> dict[str, Any]:
-        return self.spec.distill.model_dump(mode="json")
+    def _distill(self, part: Trained) -> dict[str, Any]:
+        return self.spec.distiller(part).model_dump(mode="json")
 
 
 class _Kept(Message):

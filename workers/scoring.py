@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from search.batches import placed
+from search.course import Coursed, material
 from search.errors import TrialError
 from search.evaluate import Evaluator, Grafting, Reading, Scored
 from search.spec import Schedule
@@ -29,14 +30,21 @@ class Scorer:
         self._artifacts = workload.artifacts
         desk = Desk.of(workload, device)
         self._spec = desk.spec
-        self._evaluator = Evaluator(
-            desk.survey,
-            _donor(desk.survey, workload),
-            desk.distiller,
-            placed(desk.train),
-            desk.validation,
-            desk.spec.search.calibration_batches,
-        )
+        donor, source = _donor(desk.survey, workload), placed(desk.train)
+        self._evaluators = {
+            part: Evaluator(
+                desk.survey,
+                donor,
+                distiller,
+                source,
+                desk.validation,
+                desk.spec.search.calibration_batches,
+                material=material(desk.spec, part, desk.survey, source, device)
+                if isinstance(distiller, Coursed)
+                else None,
+            )
+            for part, distiller in desk.distillers.items()
+        }
 
     def perform(self, assignment: Assignment) -> Generator[Progress | Outcome, None, None]:
         """
@@ -47,8 +55,10 @@ class Scorer:
         checkpoint = self._artifacts.get(assignment.read) if assignment.read else None
         stretch = Stretch(assignment.start, assignment.stop, assignment.cosine)
         try:
-            for word in self._seeded(assignment.seed).score(
-                assignment.choices, self._schedule(assignment), stretch, checkpoint, fresh=assignment.fresh
+            for word in (
+                self._evaluators[assignment.schedule]
+                .seeded(assignment.seed)
+                .score(assignment.choices, self._schedule(assignment), stretch, checkpoint, fresh=assignment.fresh)
             ):
                 if isinstance(word, Reading):
                     yield Progress(step=word.step, loss=word.loss)
@@ -61,11 +71,6 @@ class Scorer:
         except Exception as error:
             logger.exception("trial %s failed in a way nobody foresaw", assignment.trial)
             yield Failed(code="INTERNAL", message=f"{type(error).__name__}: {error}")
-
-    def _seeded(self, seed: int) -> Evaluator:
-        """With the training batches in the order of another seed."""
-        usual = self._evaluator
-        return usual if seed == usual.train.seed else replace(usual, train=replace(usual.train, seed=seed))
 
     def _schedule(self, assignment: Assignment) -> Schedule:
         part = self._spec.search if assignment.schedule == "search" else self._spec.finalists

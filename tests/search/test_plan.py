@@ -216,7 +216,7 @@ def test_phases_add_up_to_what_is_done() -> None:
     sizes = {"train": 100, "validation": 30, "test": 20}
     lots = [Site("a", "width", "stem", (4, 8)), Site("b", "width", "block", (4, 8), "block.keep")]
     teacher, student = Pace(even(0.5), even(0.25)), Pace(even(0.1), even(0.01))
-    found = phases(made, Rungs((40,), 3), sizes, 1, teacher, student, survey_seconds=7.0, lots=lots)
+    found = phases(made, Rungs((40,), 3), sizes, 1, teacher, student, student, survey_seconds=7.0, lots=lots)
     looked = 2.86  # 30 images, and one batch of 256, at a hundredth of a second each
     taught = 3 * 96 * 0.5 + (2 * 100 + 2 * 30 + 20) * 0.25
     within, whole = 10 * 8 * 0.5 / 2, 5 * 2 * 0.5
@@ -245,7 +245,8 @@ def test_a_teacher_with_weights_is_looked_at_and_not_taught() -> None:
     made = spec(teacher={"name": "small_resnet", "weights": "teacher.safetensors"}, search={"views": 1})
     sizes = {"train": 100, "validation": 30, "test": 20}
     rungs = Rungs((40,), 3)
-    [teacher, *_] = phases(made, rungs, sizes, 1, Pace(even(9.0), even(1.0)), Pace(NOTHING, NOTHING), survey_seconds=0)
+    nothing = Pace(NOTHING, NOTHING)
+    [teacher, *_] = phases(made, rungs, sizes, 1, Pace(even(9.0), even(1.0)), nothing, nothing, survey_seconds=0)
     assert teacher.trial_seconds.high == 180.0
 
 

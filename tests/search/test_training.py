@@ -38,7 +38,7 @@ def run(pupil: Pupil, stretch: Stretch, source: Cached | None = None) -> list[fl
 
 def test_the_rate_warms_up_and_ends_near_zero() -> None:
     schedule = Schedule(learning_rate=0.2, warmup=0.1)
-    rates = [Stretch(0, 100, (0, 100)).learning_rate(step, schedule) for step in range(100)]
+    rates = [0.2 * Stretch(0, 100, (0, 100)).share(step, schedule.warmup) for step in range(100)]
     assert rates[0] == pytest.approx(0.02)
     assert max(rates) == rates[9] == pytest.approx(0.2)
     assert rates[54] == pytest.approx(0.2 * 0.5 * (1 + math.cos(math.pi * 0.5)))

@@ -172,7 +172,7 @@ class TestLibrary:
 
 def grafting(workload: Workload) -> Grafting:
     """What a worker of that workload grafts from."""
-    return Scorer(workload)._evaluator.donor
+    return Scorer(workload)._evaluators["search"].donor
 
 
 def place_key(artifacts: MemoryArtifacts) -> str:
