@@ -44,6 +44,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fitnet": "search.distillers.fitnet:FitNet",
         "hinton": "search.distillers.hinton:Hinton",
         "rkd": "search.distillers.rkd:Rkd",
+        "sequence": "search.distillers.sequence:Sequence",
+        "srm": "search.distillers.srm:Srm",
         "supervised": "search.distillers.supervised:Supervised",
     },
     "strategies": {
