@@ -84,7 +84,11 @@ class Cached:
         return len(self.labels)
 
     def batch(self, step: int, size: int) -> Batch:
-        return self.pick(_indices(self.seed, step, size, len(self)))
+        return self.pick(self.drawn(step, size))
+
+    def drawn(self, step: int, size: int) -> NDArray[np.int64]:
+        """Which images the batch of a step holds, `[size]`."""
+        return _indices(self.seed, step, size, len(self))
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Every image once, in the order stored."""
@@ -124,7 +128,11 @@ class Resident:
         return len(self.labels)
 
     def batch(self, step: int, size: int) -> Batch:
-        return self.pick(_indices(self.seed, step, size, len(self)))
+        return self.pick(self.drawn(step, size))
+
+    def drawn(self, step: int, size: int) -> NDArray[np.int64]:
+        """Which images the batch of a step holds, `[size]`."""
+        return _indices(self.seed, step, size, len(self))
 
     def targets(self) -> NDArray[np.int64]:
         return self.labels.cpu().numpy()

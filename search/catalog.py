@@ -43,6 +43,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "feature": "search.distillers.feature:Feature",
         "fitnet": "search.distillers.fitnet:FitNet",
         "hinton": "search.distillers.hinton:Hinton",
+        "pcl": "search.distillers.pcl:Pcl",
         "rkd": "search.distillers.rkd:Rkd",
         "sequence": "search.distillers.sequence:Sequence",
         "srm": "search.distillers.srm:Srm",

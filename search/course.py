@@ -111,6 +111,10 @@ class Pool(Source, Protocol):
         """The images at `at` `[n]`, in that order."""
         ...
 
+    def drawn(self, step: int, size: int) -> NDArray[np.int64]:
+        """Which images the batch of a step holds, `[size]`."""
+        ...
+
     def targets(self) -> NDArray[np.int64]:
         """The labels of all images, in the order stored."""
         ...

@@ -35,6 +35,7 @@ _SECONDS = 0.8
 """After so long no further step is begun."""
 _IMAGES = 16
 """Images a timed step has at most."""
+_VIEWS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,16 @@ def pace(
     """
     size = max(2, min(_IMAGES, schedule.batch_size, _STEP_MACS // max(macs, 1)))
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (size, *info.shape), dtype=np.uint8)
-    labels = rng.integers(0, len(info.classes), size)
-    source = Cached(images, labels, np.zeros((size, len(info.classes)), dtype=np.float32), Normalise(info, device))
+    # Two views, for distillers that compare them.
+    images = rng.integers(0, 256, (_VIEWS * size, *info.shape), dtype=np.uint8)
+    labels = np.tile(rng.integers(0, len(info.classes), size), _VIEWS)
+    logits = np.zeros((len(labels), len(info.classes)), dtype=np.float32)
+    source = Cached(images, labels, logits, Normalise(info, device))
     # So early in its warm-up that the weights hardly move: noise teaches nothing.
     early = schedule.model_copy(update={"batch_size": size, "warmup": 0.5})
     learned, looked = [], []
     # All stages within these few steps, so that each counts as much as it will.
-    material = None if found is None else Material.of(found, source, 1, _STEPS, device)
+    material = None if found is None else Material.of(found, source, _VIEWS, _STEPS, device)
     stretch = Stretch(0, _STEPS, (0, 10**9))
     with _threads(threads):
         began = last = time.perf_counter()
@@ -115,7 +118,7 @@ def pace(
             last = now
         for _ in range(2):
             began = time.perf_counter()
-            outputs(model, images, source.normalise)
+            outputs(model, images[:size], source.normalise)
             looked.append((time.perf_counter() - began) / size)
     return Pace(_span(learned), _span(looked))
 

@@ -148,6 +148,33 @@ def sights(model: nn.Module, image: Tensor, blocks: Iterable[str]) -> Sights:
     return Sights(maps, tuple(tap for tap in found if last[tap.shape[1:]] is tap), head[0] if head else None)
 
 
+def trunk(model: nn.Module, image: Tensor, name: str) -> list[str]:
+    """
+    The innermost modules that have done their work when the module of this name has answered, in the order in which
+    they answer one image `[channels, height, width]`. What works again afterwards is not among them.
+
+    Raises:
+        LookupError: the network has no such module, or has several.
+    """
+    last, order = _inner(model, name), list[str]()
+    inner = {module: path for path, module in model.named_modules() if not any(module.children())}
+    done: list[str] | None = None
+
+    def note(module: nn.Module, given: object, answer: object) -> None:
+        nonlocal done
+        if module in inner:
+            order.append(inner[module])
+        if module is last:
+            done = list(order)
+
+    with _hooked({**inner, last: name}, note), _evaluating(model), torch.no_grad():
+        model(image.unsqueeze(0))
+    if done is None:
+        raise LookupError(f"the network does not use its module {name}")
+    again = set(order[len(done) :])
+    return [path for path in dict.fromkeys(done) if path not in again]
+
+
 def _inner(model: nn.Module, name: str) -> nn.Module:
     """By its name in the network that shrinks its images first, too."""
     named: dict[str, nn.Module] = dict(model.named_modules())
