@@ -32,11 +32,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "digits": "search.datasets.digits:Digits",
         "cluttered_digits": "search.datasets.cluttered:ClutteredDigits",
         "shapes": "search.datasets.shapes:Shapes",
+        "long_tailed": "search.datasets.long_tailed:LongTailed",
         "torchvision": "search.datasets.zoo:Torchvision",
         "image_folder": "search.datasets.folder:ImageFolder",
     },
     "distillers": {
         "attention": "search.distillers.attention:Attention",
+        "bkd": "search.distillers.bkd:Bkd",
         "contrast": "search.distillers.contrast:Contrast",
         "dist": "search.distillers.dist:Dist",
         "dkd": "search.distillers.dkd:Dkd",

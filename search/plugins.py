@@ -74,6 +74,15 @@ class Dataset(Protocol):
     def split(self, name: SplitName) -> Split: ...
 
 
+@runtime_checkable
+class Counted(Dataset, Protocol):
+    """A dataset that knows its classes without its images; of others the training images are opened to be counted."""
+
+    def counts(self) -> NDArray[np.int64]:
+        """Training images of each class, `[classes]`; a few too many where repeats are only found when decoded."""
+        ...
+
+
 class Teacher(Protocol):
     """Made as `Plugin(options)`. The same options and seed give the same weights on every machine."""
 

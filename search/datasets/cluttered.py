@@ -38,19 +38,25 @@ class ClutteredDigits(Composed):
     def compose(self, name: SplitName, count: int, seed: str) -> Split:
         return compose(sources(name), count, seed)
 
+    def labels(self, name: SplitName, count: int) -> NDArray[np.int64]:
+        return originals(_SOURCE)[1][_in_turn(sources(name), count)]
+
 
 def compose(pool: NDArray[np.int64], count: int, seed: str) -> Split:
     """`count` images whose digits, and the clutter around them, all come from the sources in `pool`."""
     dice = Dice(seed)
     digits, labels = originals(_SOURCE)
     images = np.empty((count, 3, SIZE, SIZE), np.uint8)
-    chosen = np.empty(count, np.int64)
+    chosen = _in_turn(pool, count)
     for start in range(0, count, _BATCH):
         batch = slice(start, min(start + _BATCH, count))
-        # every source is used equally often, in turn
-        chosen[batch] = pool[np.arange(batch.start, batch.stop) % len(pool)]
         images[batch] = _compose(dice, digits, chosen[batch], pool)
     return Split(images, labels[chosen])
+
+
+def _in_turn(pool: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Every source is used equally often."""
+    return pool[np.arange(count) % len(pool)]
 
 
 def _compose(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from search.datasets.arrays import SPLITS, check_memory, kept_split
@@ -37,6 +39,14 @@ class Composed(ABC):
     @abstractmethod
     def compose(self, name: SplitName, count: int, seed: str) -> Split:
         """`count` images of a split; the same arguments give the same bytes on every machine."""
+
+    @abstractmethod
+    def labels(self, name: SplitName, count: int) -> NDArray[np.int64]:
+        """Of the images that `compose` would give, `[count]`."""
+
+    def counts(self) -> NDArray[np.int64]:
+        labels = self.labels("train", self.options.train)
+        return np.bincount(labels, minlength=len(self.info().classes))
 
     def sizes(self) -> Mapping[SplitName, int]:
         sizes = self.options

@@ -55,6 +55,9 @@ class Digits:
     def sizes(self) -> Mapping[SplitName, int]:
         return {name: len(sources(name)) for name in SPLITS}
 
+    def counts(self) -> NDArray[np.int64]:
+        return np.bincount(originals(self._size)[1][sources("train")])
+
     def split(self, name: SplitName) -> Split:
         digits, labels = originals(self._size)
         members = sources(name)

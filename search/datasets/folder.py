@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from search.datasets.arrays import SPLITS, check_memory, kept_split
@@ -79,6 +80,10 @@ class ImageFolder:
 
     def sizes(self) -> Mapping[SplitName, int]:
         return {name: len(examples) for name, examples in self._listing.examples.items()}
+
+    def counts(self) -> NDArray[np.int64]:
+        labels = [example.label for example in self._listing.examples["train"]]
+        return np.bincount(labels, minlength=len(self._listing.classes))
 
     def split(self, name: SplitName) -> Split:
         listing = self._listing

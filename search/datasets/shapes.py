@@ -42,10 +42,12 @@ class Shapes(Composed):
         )
 
     def compose(self, name: SplitName, count: int, seed: str) -> Split:
-        dice = Dice(seed)
-        labels = np.arange(count) % (len(SHAPES) * len(TEXTURES))
+        dice, labels = Dice(seed), self.labels(name, count)
         images = [_compose(dice, labels[start : start + _BATCH]) for start in range(0, count, _BATCH)]
         return Split(np.concatenate(images), labels)
+
+    def labels(self, name: SplitName, count: int) -> NDArray[np.int64]:
+        return np.arange(count) % (len(SHAPES) * len(TEXTURES))
 
 
 def _compose(dice: Dice, labels: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -191,6 +191,15 @@ class Torchvision:
                 sizes["train"] -= sizes[name]
         return sizes
 
+    def counts(self) -> NDArray[np.int64]:
+        """As `sizes`, of the official part."""
+        whole, options = np.bincount(self._classes.of_labels(self._open("train").labels, "train")), self._options
+        shares: dict[SplitName, float] = {"validation": options.validation, "test": options.test}
+        given = [share for name, share in shares.items() if name not in self._source.parts]
+        taken = np.maximum(1, np.rint(np.outer(given, whole))).sum(axis=0)
+        counts: Labels = np.maximum(whole - taken, 0).astype(np.int64)
+        return counts
+
     def split(self, name: SplitName) -> Split:
         return kept_split(self._files.cache, self._key, name, self._build)
 

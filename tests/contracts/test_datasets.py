@@ -12,7 +12,7 @@ import pytest
 
 from search.catalog import Catalog
 from search.files import Files
-from search.plugins import Dataset, SplitName
+from search.plugins import Counted, Dataset, SplitName
 from search.spec import Pick
 from tests.search import pictures
 
@@ -48,6 +48,12 @@ CASES = [
         lambda folder: {"dataset": "FashionMNIST", "root": _once(pictures.mnist)(folder), "validation": 0.2},
         {"seed": 1},
         (50, 10, 20),  # 20 % of the 6 training images of each class are one
+    ),
+    Case(
+        "long_tailed",
+        lambda _: {"of": {"name": "cluttered_digits", "options": {**SMALL, "train": 150}}, "imbalance": 4},
+        {"seed": 1},
+        (62, 40, 40),
     ),
     Case(
         "image_folder",
@@ -96,6 +102,8 @@ def test_info_and_splits_agree(case: Case, tmp_path: Path) -> None:
         assert split.labels.max() < len(info.classes)
         assert dataset.sizes()[name] == pytest.approx(count, abs=2)
         seen |= set(split.labels.tolist())
+        if name == "train" and isinstance(dataset, Counted):
+            assert np.abs(dataset.counts() - np.bincount(split.labels, minlength=len(info.classes))).max() <= 1
     assert seen == set(range(len(info.classes)))
 
 
