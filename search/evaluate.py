@@ -57,6 +57,8 @@ class Evaluator:
     report_every: int = 20
     material: Material | None = None
     """Needed by a distiller that does more than look at logits."""
+    taught: bool = True
+    """Whether there is a teacher to be near to."""
 
     def seeded(self, seed: int) -> Evaluator:
         """With the training batches in the order of another seed."""
@@ -97,7 +99,7 @@ class Evaluator:
                 yield Reading(step, float(np.mean(losses)))
                 losses.clear()
         recalibrate(pupil.model, self.train, batches=self.calibration_batches, batch_size=EVALUATION_BATCH)
-        found = quality(pupil.model, self.validation)
+        found = quality(pupil.model, self.validation, taught=self.taught)
         yield Scored(stretch.stop, found, time.monotonic() - began, pupil.checkpoint())
 
     def graft(self, choices: Mapping[str, int]) -> nn.Module:

@@ -142,8 +142,8 @@ class AccuracyGoal(Part):
             raise ValueError('give exactly one of `max_drop` (in percentage points) and `at_least` (such as "91.5%")')
         return self
 
-    def floor(self, teacher: float) -> float:
-        """The least validation accuracy, 0..1, given the teacher's."""
+    def floor(self, teacher: float | None) -> float:
+        """The least validation accuracy, 0..1, given the teacher's; `at_least` needs none."""
         if self.at_least is not None:
             return float(Limit.read("accuracy", self.at_least).amount)
         return float(Fraction(repr(teacher)) - Fraction(repr(self.max_drop)) / 100)

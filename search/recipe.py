@@ -276,6 +276,28 @@ def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Sur
     return found
 
 
+def _without_teacher(recipe: Recipe) -> list[UserError]:
+    """All that asks for a teacher in a job that has none."""
+    spec = recipe.spec
+    found = dict[str, str]()
+    for part, distiller in recipe.distillers.items():
+        if distiller is not None and distiller.needs_teacher:
+            pointer = f"/{part}/distill" if getattr(spec, part).distill else "/distill"
+            name = spec.distiller(part).name
+            found[f"{pointer}/name"] = f"`{name}` learns from a teacher; `pcl` and `supervised` do not"
+    if spec.search.weights != "slice":
+        found["/search/weights"] = f"`{spec.search.weights}` is distilled from a teacher; write `slice`"
+    if recipe.strategy is not None and recipe.strategy.needs_plan:
+        name = spec.search.strategy.name
+        found["/search/strategy/name"] = f"`{name}` begins with what a teacher says; `evolution` or `tpe` does not"
+    if spec.search.rungs[0] == 0:
+        found["/search/rungs/0"] = "untrained networks are compared by how near to the teacher they are; begin above 0"
+    if spec.budget.accuracy is not None and spec.budget.accuracy.max_drop is not None:
+        found["/budget/accuracy/max_drop"] = "there is no teacher to stay near to; write `at_least`"
+    why = "with `teacher.epochs: 0` and no `teacher.weights` there is no teacher, and"
+    return [UserError(f"{why} {said}", pointer=pointer) for pointer, said in found.items()]
+
+
 def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info: DatasetInfo | None = None) -> Recipe:
     """
     Loads every plugin the spec names and checks its options; all mistakes are gathered before any is raised.
@@ -310,6 +332,8 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
     costs = {metric: f"/budget/{metric}" for metric in spec.budget.limits}
     for metric, pointer in recipe.small():
         costs.setdefault(metric, pointer)
+    if not spec.teacher.taught:
+        mistakes += _without_teacher(recipe)
     for metric, pointer in costs.items():
         try:
             catalog.load("costs", metric)

@@ -43,13 +43,21 @@ class Schedule(Part):
 
 
 class TeacherSpec(Pick):
-    """The network to be compressed. Without `weights` the job trains it first and keeps it for later jobs."""
+    """
+    The network to be compressed. Without `weights` the job trains it first and keeps it for later jobs; with no epochs
+    either there is no teacher, and students are cut from the untrained network.
+    """
 
     weights: Location | None = None
     """A safetensors file with the state dict of the architecture."""
-    epochs: int = Field(20, ge=1, le=10_000)
-    """Length of the teacher's own training; not used when `weights` are given."""
+    epochs: int = Field(20, ge=0, le=10_000)
+    """Length of the teacher's own training, 0 for a job without a teacher; not used when `weights` are given."""
     training: Schedule = Schedule(learning_rate=0.1)
+
+    @property
+    def taught(self) -> bool:
+        """Whether there is a teacher to learn from, and not only a network to cut students from."""
+        return self.weights is not None or self.epochs > 0
 
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]

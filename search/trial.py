@@ -29,7 +29,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a network did on the validation set at `step`. `kl` is the mean KL(teacher || network), T = 1, in nats."""
+    """
+    How a network did on the validation set at `step`. `kl` is the mean KL(teacher || network), T = 1, in nats, and 0
+    where there is no teacher, so that accuracy alone decides.
+    """
 
     rung: int
     step: int

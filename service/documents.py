@@ -49,8 +49,12 @@ class TeacherMetrics(Document):
 class TeacherDocument(Document):
     name: str
     source: str | None
-    """`trained` by this job, `kept` from an earlier one, or `weights` from a file; null until it is there."""
+    """
+    `trained` by this job, `kept` from an earlier one, or `weights` from a file; `untrained` in a job without a teacher,
+    of the network that students are cut from; null until it is there.
+    """
     metrics: TeacherMetrics | None
+    """Null until it is there, and in a job without a teacher."""
     cost: Cost | None
     """By metric; null until the network has been surveyed."""
 
@@ -167,6 +171,7 @@ class ScoreDocument(Document):
     step: int
     accuracy: float
     kl: float
+    """Mean KL(teacher || network) on validation, in nats; 0 in a job without a teacher."""
     seconds: float
     """Of training and looking; 0 for a score that was known."""
     cached: bool
@@ -273,11 +278,15 @@ def _teacher(record: JobRecord) -> TeacherDocument:
     return TeacherDocument(
         name=record.spec["teacher"]["name"],
         source=taught.source if taught else None,
-        metrics=TeacherMetrics(accuracy=taught.accuracy, validation_accuracy=taught.validation_accuracy)
-        if taught
-        else None,
+        metrics=_metrics(taught) if taught else None,
         cost=dict(surveyed.cost) if surveyed else None,
     )
+
+
+def _metrics(taught: TeacherResult) -> TeacherMetrics | None:
+    if taught.accuracy is None or taught.validation_accuracy is None:
+        return None
+    return TeacherMetrics(accuracy=taught.accuracy, validation_accuracy=taught.validation_accuracy)
 
 
 def _front(record: JobRecord) -> FrontDocument | None:

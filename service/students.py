@@ -18,7 +18,7 @@ class StudentMetrics(Document):
     """On the test set, 0..1, looked at once."""
     validation_accuracy: float
     kl: float
-    """Mean KL(teacher || student) on the test set, in nats."""
+    """Mean KL(teacher || student) on the test set, in nats; 0 in a job without a teacher."""
 
 
 class VerdictDocument(Document):

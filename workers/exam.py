@@ -33,7 +33,8 @@ class Exam:
 
 def examine(exam: Exam) -> Iterator[Quality]:
     """Yields the student's accuracy on the test set and its KL to the teacher there."""
-    recipe = prepare(read_spec(exam.spec), exam.files, info=exam.info)
+    spec = read_spec(exam.spec)
+    recipe = prepare(spec, exam.files, info=exam.info)
     teacher = recipe.teacher.build(exam.info.shape, len(exam.info.classes))
     load_weights(teacher, exam.artifacts.get(exam.teacher))
     found = recipe.survey(teacher)
@@ -41,4 +42,4 @@ def examine(exam: Exam) -> Iterator[Quality]:
     pupil.restore(exam.artifacts.get(exam.checkpoint))
     test, normalise = recipe.dataset.split("test"), Normalise(exam.info, exam.device)
     logits = outputs(teacher.to(exam.device), test.images, normalise)
-    yield quality(pupil.model, Cached(test.images, test.labels, logits, normalise))
+    yield quality(pupil.model, Cached(test.images, test.labels, logits, normalise), taught=spec.teacher.taught)

@@ -21,16 +21,22 @@ class Result(BaseModel):
 
 
 class TeacherResult(Result):
-    """`accuracy` is on the test set, `validation_accuracy` on the set the search looks at; both 0..1."""
+    """
+    `accuracy` is on the test set, `validation_accuracy` on the set the search looks at; both 0..1, and None of a
+    network that nobody has trained.
+    """
 
     name: str
     key: str
-    source: Literal["trained", "kept", "weights"]
-    """Trained by this job, found among those kept from earlier jobs, or loaded from the file in the spec."""
+    source: Literal["trained", "kept", "weights", "untrained"]
+    """
+    Trained by this job, found among those kept from earlier jobs, loaded from the file in the spec, or no teacher at
+    all: the network that students are cut from, as it was initialised.
+    """
     weights: str
     """Key of the artifact that holds its state dict."""
-    accuracy: float
-    validation_accuracy: float
+    accuracy: float | None
+    validation_accuracy: float | None
 
 
 class TableResult(Result):

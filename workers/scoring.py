@@ -42,6 +42,7 @@ class Scorer:
                 material=material(desk.spec, part, desk.survey, source, device)
                 if isinstance(distiller, Coursed)
                 else None,
+                taught=desk.spec.teacher.taught,
             )
             for part, distiller in desk.distillers.items()
         }

@@ -23,7 +23,7 @@ from search.batches import Augmented, Normalise, views
 from search.distillers.supervised import Supervised
 from search.errors import NonFinite, UserError
 from search.files import Files
-from search.plugins import Split
+from search.plugins import Split, SplitName
 from search.quality import accuracy, outputs
 from search.recipe import Recipe, prepare
 from search.spec import read_spec
@@ -34,6 +34,8 @@ from workers.results import TeacherResult
 from workers.workload import Arrays
 
 _ALIVE_STEPS = 20
+_SEEN: tuple[SplitName, ...] = ("test", "validation")
+"""Where it is said how good a teacher is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Alive:
 def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
     """
     Yields an `Epoch` after every epoch of training, if the teacher has to be trained, and a `TeacherResult` at the end;
-    `Alive` now and then between them.
+    `Alive` now and then between them. Of a job without a teacher the untrained network is all there is.
 
     Raises:
         UserError: the dataset or the weights file cannot be used, or the training diverges.
@@ -75,26 +77,27 @@ def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
     if lesson.artifacts.has(kept):
         found = TeacherResult.model_validate_json(lesson.artifacts.get(kept))
         _cache_outputs(lesson, recipe, found)
-        yield found.model_copy(update={"source": "kept"})
+        yield found.model_copy(update={"source": "kept"}) if spec.teacher.taught else found
         return
     model = recipe.build_teacher().to(lesson.device)
     if spec.teacher.weights is None:
         yield from _train(model, recipe, lesson)
     normalise = Normalise(recipe.info, lesson.device)
-    reached = {
-        name: accuracy(outputs(model, split.images, normalise), split.labels)
-        for name, split in (("test", recipe.dataset.split("test")), ("validation", recipe.dataset.split("validation")))
-    }
+    reached: dict[SplitName, float] = {}
+    if spec.teacher.taught:
+        for name in _SEEN:
+            split = recipe.dataset.split(name)
+            reached[name] = accuracy(outputs(model, split.images, normalise), split.labels)
     weights = save_weights(model)
     key = f"teachers/{recipe.teacher_key}/{hashlib.sha256(weights).hexdigest()[:24]}.safetensors"
     lesson.artifacts.put(key, weights)
     result = TeacherResult(
         name=spec.teacher.name,
         key=recipe.teacher_key,
-        source="weights" if spec.teacher.weights else "trained",
+        source="weights" if spec.teacher.weights else "trained" if spec.teacher.taught else "untrained",
         weights=key,
-        accuracy=reached["test"],
-        validation_accuracy=reached["validation"],
+        accuracy=reached.get("test"),
+        validation_accuracy=reached.get("validation"),
     )
     lesson.artifacts.put(kept, result.model_dump_json().encode())
     _cache_outputs(lesson, recipe, result)

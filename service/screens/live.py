@@ -98,6 +98,8 @@ _UNITS = {Phase.TEACHER: "epochs", Phase.LIBRARY: "entries", Phase.ELASTIC: "ste
 def _prepared(phase: str, result: Mapping[str, Any]) -> str:
     """What a phase between survey and search came to."""
     match phase:
+        case Phase.TEACHER:
+            return "none" if result["source"] == "untrained" else ""
         case Phase.LIBRARY:
             return ", ".join(f"{result[how]:,} {how}" for how in ("trained", "reused") if result[how])
         case Phase.PLAN:
@@ -189,13 +191,10 @@ def event_line(event: Happened, spec: Any) -> str | None:
             rungs = len(spec["search"]["rungs"])
             return (
                 f"trial {data['number']}: {percent(data['accuracy'])} accuracy at rung {data['rung'] + 1} of {rungs} "
-                f"(step {data['step']:,}), kl {data['kl']:.3f}{_known(data)}"
+                f"(step {data['step']:,}){_near(data)}{_known(data)}"
             )
         case "FINALIST_SCORED":
-            return (
-                f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy, kl {data['kl']:.3f}"
-                f"{_known(data)}"
-            )
+            return f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy{_near(data)}{_known(data)}"
         case "REPEAT_SCORED":
             return f"trial {data['number']} again with another seed: {percent(data['accuracy'])} accuracy"
         case "TRIAL_STOPPED":
@@ -216,13 +215,19 @@ def event_line(event: Happened, spec: Any) -> str | None:
     return None
 
 
+def _near(data: Mapping[str, Any]) -> str:
+    """To the teacher; where there is none, all distances are 0."""
+    return f", kl {data['kl']:.3f}" if data["kl"] else ""
+
+
 def _known(data: Mapping[str, Any]) -> str:
     return ", known from before" if data.get("cached") else ""
 
 
 def _outcome(phase: str, result: Any) -> str:
     if phase == "teacher":
-        return f", {result['source']}, {percent(result['accuracy'])} accuracy"
+        accuracy = result["accuracy"]
+        return f", {result['source']}" + ("" if accuracy is None else f", {percent(accuracy)} accuracy")
     if phase == "survey":
         costs = ", ".join(
             f"{measure(metric, value)} {metric}" for metric, value in result["cost"].items() if metric != "flops"

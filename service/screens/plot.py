@@ -25,7 +25,8 @@ class Picture:
     """What is plotted. Costs are above zero; accuracies, 0..1, are all on one set."""
 
     candidates: Sequence[Point]
-    teacher: Point
+    teacher: Point | None
+    """None where there is none."""
     students: Sequence[Point]
     limits: Sequence[float]
     """Largest costs allowed, one a level."""
@@ -37,7 +38,8 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
     candidates lie close below their limit and far from their teacher.
     """
     columns = max(width - _MARGIN, 16)
-    everything = [*picture.candidates, picture.teacher, *picture.students]
+    teachers = [] if picture.teacher is None else [picture.teacher]
+    everything = [*picture.candidates, *teachers, *picture.students]
     costs = [*(cost for cost, _ in everything), *picture.limits]
     accuracies = [accuracy for _, accuracy in everything]
     floor = _floor(accuracies)
@@ -58,7 +60,7 @@ def scatter(picture: Picture, *, width: int, height: int, signs: Signs) -> list[
             if line_of_cells[column][0] == " ":
                 line_of_cells[column] = (signs.limit, "dim")
     marks = [
-        (picture.teacher, signs.teacher, "yellow"),
+        *((point, signs.teacher, "yellow") for point in teachers),
         *((point, signs.student, "green") for point in picture.students),
     ]
     for (cost, accuracy), sign, style in marks:

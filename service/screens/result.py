@@ -43,7 +43,8 @@ def result_screen(
     parts += [Text(), table]
     picture = _picture(finished, candidates)
     if picture is not None:
-        parts += [Text(), *scatter(picture, width=min(width - 4, 76), height=_HEIGHT, signs=signs), _legend(signs)]
+        parts += [Text(), *scatter(picture, width=min(width - 4, 76), height=_HEIGHT, signs=signs)]
+        parts.append(_legend(signs, taught=finished.metrics is not None))
     trusted = trust_lines(job, signs)
     if trusted:
         parts += [Text(), *(Text(line, "dim") for line in trusted)]
@@ -58,13 +59,23 @@ class _Finished:
 
     job: JobDocument
     cost: Mapping[str, int]
-    """Of the teacher."""
-    metrics: TeacherMetrics
+    """Of the teacher, or where there is none of the untrained network that students are cut from."""
+    metrics: TeacherMetrics | None
+    """Of the teacher, where there is one."""
     student: StudentDocument
+
+    @property
+    def whole(self) -> str:
+        """What students are compared with."""
+        return "untrained" if self.metrics is None else "teacher"
+
+    def lost(self, accuracy: float, signs: Signs) -> str:
+        """What lies between the teacher's accuracy on the test set and a student's."""
+        return "" if self.metrics is None else points(accuracy - self.metrics.accuracy, signs)
 
 
 def _finished(job: JobDocument) -> _Finished | None:
-    if job.student is None or job.teacher.metrics is None or job.teacher.cost is None:
+    if job.student is None or job.teacher.cost is None:
         return None
     return _Finished(job, job.teacher.cost, job.teacher.metrics, job.student)
 
@@ -103,8 +114,10 @@ def _headline(finished: _Finished, signs: Signs) -> Text:
         if metric in finished.cost and metric in finished.student.cost:
             ratios = [ratio(finished.cost[metric], student.cost[metric], signs) for student in students]
             gains.append(f"{_span(ratios)} fewer {word}")
-    losses = [points(student.metrics.accuracy - finished.metrics.accuracy, signs) for student in students]
-    gains.append(f"{_span(losses)} accuracy")
+    reached = [
+        finished.lost(student.metrics.accuracy, signs) or percent(student.metrics.accuracy) for student in students
+    ]
+    gains.append(f"{_span(reached)} accuracy")
     effort = [plural(job.trials.total, "trial")]
     if job.timing.seconds is not None:
         effort.append(duration(job.timing.seconds))
@@ -130,21 +143,24 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
     student = finished.student
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")
-    for name in ("teacher", "student", ""):
+    for name in (finished.whole, "student", ""):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("limit", no_wrap=True)
     table.add_row(
         "accuracy",
-        percent(finished.metrics.accuracy),
+        "" if finished.metrics is None else percent(finished.metrics.accuracy),
         Text(percent(student.metrics.accuracy), "bold"),
-        points(student.metrics.accuracy - finished.metrics.accuracy, signs),
+        finished.lost(student.metrics.accuracy, signs),
     )
     verdicts = {verdict.metric: verdict for verdict in student.verdicts}
     times = {time.metric: time for time in student.times}
     if "accuracy" in verdicts:
-        before, after = finished.metrics.validation_accuracy, student.metrics.validation_accuracy
-        said = _said(verdicts["accuracy"], signs)
-        table.add_row("  validation", percent(before), percent(after), points(after - before, signs), said)
+        after, said = student.metrics.validation_accuracy, _said(verdicts["accuracy"], signs)
+        before = None if finished.metrics is None else finished.metrics.validation_accuracy
+        compared = ["", percent(after), ""]
+        if before is not None:
+            compared = [percent(before), percent(after), points(after - before, signs)]
+        table.add_row("  validation", *compared, said)
     for metric in _shown(student, finished.cost):
         cost, spent = finished.cost[metric], student.cost[metric]
         said = _said(verdicts[metric], signs) if metric in verdicts else Text()
@@ -153,10 +169,8 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
             guess = times[metric].predicted
             table.add_row("  predicted", "", measure(metric, guess), percent(guess / cost))
     if "params" in finished.cost:
-        before = _PARAMETER_BYTES * finished.cost["params"]
-        table.add_row(
-            "weights", f"~ {size(before)}", Text(size(student.bytes), "bold"), percent(student.bytes / before)
-        )
+        whole = _PARAMETER_BYTES * finished.cost["params"]
+        table.add_row("weights", f"~ {size(whole)}", Text(size(student.bytes), "bold"), percent(student.bytes / whole))
     return table
 
 
@@ -170,7 +184,7 @@ def _ladder(finished: _Finished, signs: Signs) -> Table:
         table.add_column("", justify="right", no_wrap=True)
     table.add_column("limit")
     metrics = _shown(finished.student, finished.cost)
-    head = ["teacher", percent(finished.metrics.accuracy), ""]
+    head = [finished.whole, "" if finished.metrics is None else percent(finished.metrics.accuracy), ""]
     for metric in metrics:
         table.add_row(*head, metric, measure(metric, finished.cost[metric]), "", "")
         head = ["", "", ""]
@@ -179,7 +193,7 @@ def _ladder(finished: _Finished, signs: Signs) -> Table:
         row: list[RenderableType] = [
             Text(student.folder, "bold"),
             Text(percent(accuracy), "bold"),
-            points(accuracy - finished.metrics.accuracy, signs),
+            finished.lost(accuracy, signs),
         ]
         verdicts = {verdict.metric: verdict for verdict in student.verdicts}
         for metric in metrics:
@@ -214,18 +228,18 @@ def _picture(finished: _Finished, candidates: Sequence[Point]) -> Picture | None
     limits = {v.limit for student in students for v in student.verdicts if v.metric == PLOTTED}
     return Picture(
         candidates=candidates,
-        teacher=(finished.cost[PLOTTED], finished.metrics.validation_accuracy),
+        teacher=None if finished.metrics is None else (finished.cost[PLOTTED], finished.metrics.validation_accuracy),
         students=[(student.cost[PLOTTED], student.metrics.validation_accuracy) for student in students],
         limits=sorted(limits),
     )
 
 
-def _legend(signs: Signs) -> Text:
+def _legend(signs: Signs, *, taught: bool) -> Text:
     dot = "\u2802" if signs.braille else "o"
+    teacher = Text.assemble((signs.teacher, "bold yellow"), " teacher  ") if taught else Text()
     return Text.assemble(
         ("validation accuracy over macs   ", "dim"),
-        (signs.teacher, "bold yellow"),
-        " teacher  ",
+        teacher,
         (signs.student, "bold green"),
         " student  ",
         (dot, "cyan"),

@@ -94,7 +94,9 @@ def trials_table(
     metrics = [metric for metric in wanted if trials and metric in trials[0].cost]
     failed = any(trial.state is State.FAILED for trial in trials)
     budgets = [Budget(limits) for limits in levels] if len(levels) > 1 else []
-    columns = [">trial", *([">level"] if budgets else []), "state", ">rungs", ">accuracy", ">kl"]
+    # Without a teacher all are 0, and nobody is near to anything.
+    near = not any(trial.scores for trial in trials) or any(score.kl for trial in trials for score in trial.scores)
+    columns = [">trial", *([">level"] if budgets else []), "state", ">rungs", ">accuracy", *([">kl"] if near else [])]
     table = _table(*columns, *(f">{metric}" for metric in metrics), *(["reason"] if failed else []))
     for trial in trials:
         score = trial.scores[-1] if trial.scores else None
@@ -108,7 +110,7 @@ def trials_table(
             trial.state.lower(),
             str(len(trial.scores)),
             percent(score.accuracy) if score else "",
-            f"{score.kl:.3f}" if score else "",
+            *([f"{score.kl:.3f}" if score else ""] if near else []),
             *costs,
             *([trial.reason if trial.state is State.FAILED else ""] if failed else []),
         )

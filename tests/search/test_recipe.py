@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.budget import Budget
-from search.errors import BudgetImpossible, InvalidSpec
+from search.errors import BudgetImpossible, InvalidSpec, UserError
 from search.files import Files
 from search.recipe import Recipe, prepare
 from search.surgery import Survey
@@ -105,3 +105,47 @@ def test_a_cost_that_nobody_knows_is_refused_before_anything_is_built(budget: di
     with pytest.raises(InvalidSpec, match="no cost is called") as raised:
         recipe(budget)
     assert [error.pointer for error in raised.value.errors] == [pointer]
+
+
+def untaught(**changes: Any) -> dict[str, Any]:
+    """What a job without a teacher must say of itself."""
+    search = small_spec().search.model_dump(mode="json") | {"views": 2} | changes.pop("search", {})
+    teacher = {"name": "small_resnet", "options": {"width": 4, "depth": 1}, "epochs": 0}
+    return {"teacher": teacher, "distill": {"name": "pcl"}, "search": search} | changes
+
+
+@pytest.mark.parametrize("distill", ["pcl", "supervised"])
+def test_a_job_may_have_no_teacher(distill: str) -> None:
+    made = prepare(small_spec(**untaught(distill={"name": distill})), Files(cache=Path("unused")))
+    assert not made.spec.teacher.taught
+    made.check()
+
+
+def test_what_asks_for_a_teacher_is_refused_where_there_is_none() -> None:
+    document = untaught(
+        distill={"name": "hinton"},
+        search={"weights": "library", "strategy": {"name": "planned"}, "rungs": [0, 4], "distill": {"name": "dkd"}},
+        budget={"accuracy": {"max_drop": 1}},
+    )
+    with pytest.raises(InvalidSpec, match="there is no teacher") as raised:
+        prepare(small_spec(**document), Files(cache=Path("unused")))
+    assert {error.pointer for error in raised.value.errors} == {
+        "/distill/name",
+        "/search/distill/name",
+        "/search/weights",
+        "/search/strategy/name",
+        "/search/rungs/0",
+        "/budget/accuracy/max_drop",
+    }
+
+
+def test_a_teacher_with_weights_needs_no_epochs() -> None:
+    teacher = {"name": "small_resnet", "epochs": 0, "weights": "somewhere.safetensors"}
+    assert prepare(small_spec(teacher=teacher), Files(cache=Path("unused"))).spec.teacher.taught
+
+
+def test_peers_need_several_views() -> None:
+    made = prepare(small_spec(**untaught(search={"views": 1})), Files(cache=Path("unused")))
+    with pytest.raises(UserError, match=r"raise `search\.views`") as raised:
+        made.check()
+    assert raised.value.errors[0].pointer == "/distill/options/peers"

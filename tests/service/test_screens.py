@@ -169,6 +169,44 @@ def test_the_result_says_what_the_document_says() -> None:
     assert text.count("✓ fits") == len(student.verdicts)
 
 
+@pytest.mark.parametrize("finished", [JOB, LADDER])
+def test_without_a_teacher_no_accuracy_is_a_teachers(finished: JobDocument) -> None:
+    document = finished.model_dump(mode="json")
+    document["teacher"] |= {"source": "untrained", "metrics": None}
+    job = JobDocument.model_validate(document)
+    text = drawn(result_screen(job, trial_points(TRIALS), width=140, signs=UNICODE), 140)
+    assert "teacher" not in text
+    assert UNICODE.teacher not in text
+    assert "untrained" in text
+    first, last = (percent(job.students[at].metrics.accuracy) for at in (0, -1))
+    reached = first if first == last else f"{first} to {last}"
+    assert f"params, {reached} accuracy," in " ".join(text.split())
+
+
+def test_without_a_teacher_nothing_is_near_to_it() -> None:
+    trials = [
+        trial.model_copy(update={"scores": [score.model_copy(update={"kl": 0.0}) for score in trial.scores]})
+        for trial in TRIALS
+    ]
+    assert "kl" not in drawn(trials_table(trials, None), 100)
+    scored = next(event for event in EVENTS if event.kind == "TRIAL_SCORED")
+    line = event_line(scored.model_copy(update={"data": {**scored.data, "kl": 0.0}}), JOB.spec)
+    assert line is not None
+    assert "kl" not in line
+    taught = next(event for event in EVENTS if event.kind == "PHASE_FINISHED" and event.data["phase"] == "teacher")
+    result = {**taught.data["result"], "source": "untrained", "accuracy": None, "validation_accuracy": None}
+    untaught = taught.model_copy(update={"data": {**taught.data, "result": result}})
+    assert event_line(untaught, JOB.spec) == "teacher: done, untrained"
+    board = Board(JOB.id, JOB.spec)
+    for event in EVENTS[: EVENTS.index(taught)]:
+        board.take(event)
+    board.take(untaught)
+    shown = drawn(live_screen(board, now=EVENTS[0].at + timedelta(seconds=120), signs=UNICODE), 100)
+    (line,) = (one for one in shown.splitlines() if "teacher" in one)
+    assert "none" in line
+    assert "%" not in line
+
+
 def test_a_student_over_its_limit_is_not_said_to_fit() -> None:
     document = JOB.model_dump(mode="json")
     document["student"]["verdicts"][0] |= {"fits": False, "limit": 1000}

@@ -466,3 +466,22 @@ def test_a_driver_that_takes_over_skips_the_phases_on_record(finished: tuple[Hou
     later = house.ledger.events(job)[began:]
     assert [event.data["phase"] for event in later if event.kind == "PHASE_ENTERED"] == ["export"]
     assert ExportResult.model_validate(house.result(job, Phase.EXPORT)).cost["macs"] > 0
+
+
+def test_a_job_without_a_teacher(finished: tuple[House, str]) -> None:
+    """Its students are cut from the untrained network and learn from labels and from each other."""
+    house, _ = finished
+    search = {**small_spec().search.model_dump(mode="json"), "views": 2, "trials": 2, "repeats": 0}
+    teacher = {"name": "small_resnet", "options": {"width": 4, "depth": 1}, "epochs": 0}
+    finalists, distill = {"count": 1, "steps": 2}, {"name": "pcl", "options": {"peers": 2}}
+    spec = small_spec(teacher=teacher, search=search, distill=distill, finalists=finalists)
+    state, job = house.drive(spec)
+    assert state is JobState.SUCCEEDED
+    document = house.document(job)
+    assert (document.teacher.source, document.teacher.metrics) == ("untrained", None)
+    # Nearness to a network that knows nothing has no say in who goes on.
+    assert {score.kl for trial in house.ledger.trials(job) for score in trial.scores} == {0.0}
+    (student,) = document.students
+    assert student.metrics.kl == 0.0
+    assert student.metrics.accuracy > 0
+    assert all(verdict.fits for verdict in student.verdicts)

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from search.files import Files
+from search.recipe import prepare
+from search.spec import read_spec
+from search.teachers.weights import save_weights
 from tests.workers.small_job import small_spec
 from workers.artifacts import FolderArtifacts
 from workers.results import TeacherResult
@@ -56,3 +59,17 @@ def test_a_long_epoch_shows_life(tmp_path: Path) -> None:
 
 def test_another_recipe_is_another_teacher(tmp_path: Path) -> None:
     assert taught(lesson(tmp_path, 1))[1].key != taught(lesson(tmp_path, 2))[1].key
+
+
+def test_without_epochs_there_is_no_teacher(tmp_path: Path) -> None:
+    """Nothing is trained, and nobody says how good the network is."""
+    document = small_spec().model_dump(mode="json")
+    document["teacher"]["epochs"] = 0
+    document["distill"] = {"name": "supervised", "options": {}}
+    given = Lesson(document, Files(cache=tmp_path / "cache"), FolderArtifacts(tmp_path / "artifacts"), "cpu")
+    for _ in range(2):  # the second time it lies there
+        (result,) = teach(given)
+        assert isinstance(result, TeacherResult)
+        assert (result.source, result.accuracy, result.validation_accuracy) == ("untrained", None, None)
+    recipe = prepare(read_spec(document), given.files)
+    assert given.artifacts.get(result.weights) == save_weights(recipe.build_teacher())
