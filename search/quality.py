@@ -41,14 +41,37 @@ def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def quality(model: nn.Module, data: Cached, *, taught: bool = True) -> Quality:
+def shots(logits: NDArray[np.float32], labels: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, float]:
     """
-    `taught` says whether the logits of `data` are a teacher's; otherwise nobody asks how near to them a network comes.
+    Accuracy among the classes with `many` training images, more than 100; `medium`, 20 to 100; and `few`, fewer than
+    20: the groups of ImageNet-LT (Liu et al., CVPR 2019: arXiv 1904.05160). `counts` `[classes]` are those images.
+
+    A group without an image to judge is left out. Empty where accuracy as a whole says as much: all classes are in one
+    group, or none has twice the images of another.
+    """
+    if counts.max() < 2 * counts.min():
+        return {}
+    group = np.digitize(counts, [20, 101])[labels]
+    right = logits.argmax(axis=1) == labels
+    found = {
+        name: float(right[group == at].mean()) for name, at in (("many", 2), ("medium", 1), ("few", 0)) if at in group
+    }
+    return found if len(found) > 1 else {}
+
+
+def quality(model: nn.Module, data: Cached, *, taught: bool = True) -> Quality:
+    """As `judged`, of a network's outputs."""
+    return judged(outputs(model, data.images, data.normalise), data, taught=taught)
+
+
+def judged(logits: NDArray[np.float32], data: Cached, *, taught: bool = True) -> Quality:
+    """
+    `logits` `[n, classes]` are a network's for the images of `data`. `taught` says whether the logits of `data` are a
+    teacher's; otherwise nobody asks how near to them a network comes.
 
     Raises:
-        NonFinite: the network answers with NaN or infinite logits.
+        NonFinite: they are NaN or infinite.
     """
-    logits = outputs(model, data.images, data.normalise)
     if not np.isfinite(logits).all():
         raise NonFinite("the network's outputs are not finite")
     if not taught:

@@ -44,6 +44,11 @@ class TeacherMetrics(Document):
     accuracy: float
     """On the test set, 0..1."""
     validation_accuracy: float
+    shots: dict[str, float]
+    """
+    Of long-tailed data: accuracy on the test set among classes with `many` training images (more than 100), `medium`
+    (20 to 100) and `few` (fewer than 20), a group without images left out; else empty.
+    """
 
 
 class TeacherDocument(Document):
@@ -286,7 +291,9 @@ def _teacher(record: JobRecord) -> TeacherDocument:
 def _metrics(taught: TeacherResult) -> TeacherMetrics | None:
     if taught.accuracy is None or taught.validation_accuracy is None:
         return None
-    return TeacherMetrics(accuracy=taught.accuracy, validation_accuracy=taught.validation_accuracy)
+    return TeacherMetrics(
+        accuracy=taught.accuracy, validation_accuracy=taught.validation_accuracy, shots=dict(taught.shots)
+    )
 
 
 def _front(record: JobRecord) -> FrontDocument | None:

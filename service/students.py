@@ -19,6 +19,8 @@ class StudentMetrics(Document):
     validation_accuracy: float
     kl: float
     """Mean KL(teacher || student) on the test set, in nats; 0 in a job without a teacher."""
+    shots: dict[str, float]
+    """As the teacher's."""
 
 
 class VerdictDocument(Document):
@@ -98,7 +100,9 @@ def students_of(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocum
                 folder=student_folder(level, len(budgets)),
                 trial=student.trial,
                 number=numbers[student.trial],
-                metrics=StudentMetrics(accuracy=winner.accuracy, validation_accuracy=validation, kl=winner.kl),
+                metrics=StudentMetrics(
+                    accuracy=winner.accuracy, validation_accuracy=validation, kl=winner.kl, shots=dict(winner.shots)
+                ),
                 cost=dict(student.cost),
                 verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],
                 bytes=student.bytes,

@@ -20,12 +20,11 @@ from search.files import Files
 from search.front import hypervolume
 from search.limits import AccuracyGoal
 from search.plugins import DatasetInfo
-from search.quality import Quality
 from search.recipe import Recipe, best_cost, prepare, teacher_cost
 from search.spec import JobSpec, read_spec
 from search.trial import Trial
 from workers.backends.base import Backend
-from workers.exam import Exam, examine
+from workers.exam import Exam, Grade, examine
 from workers.exporting import write_student
 from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of
@@ -212,6 +211,7 @@ class Driver:
                 winner=winners[0].trial,
                 accuracy=winners[0].accuracy,
                 kl=winners[0].kl,
+                shots=winners[0].shots,
                 winners=tuple(winners) if len(winners) > 1 else (),
                 floor=floor,
                 hypervolume=volume,
@@ -228,9 +228,12 @@ class Driver:
     def _examined(self, setting: Setting, trials: Sequence[Trial]) -> list[Winner]:
         """A trial that wins several levels is examined once."""
         grades = {trial.id: self._examine(setting, trial) for trial in {trial.id: trial for trial in trials}.values()}
-        return [Winner(trial=trial.id, accuracy=grades[trial.id].accuracy, kl=grades[trial.id].kl) for trial in trials]
+        return [
+            Winner(trial=trial.id, accuracy=grade.quality.accuracy, kl=grade.quality.kl, shots=grade.shots)
+            for trial, grade in ((trial, grades[trial.id]) for trial in trials)
+        ]
 
-    def _examine(self, setting: Setting, trial: Trial) -> Quality:
+    def _examine(self, setting: Setting, trial: Trial) -> Grade:
         exam = Exam(
             self._claim.spec,
             self._info,
@@ -239,6 +242,7 @@ class Driver:
             setting.teacher.weights,
             trial.choices,
             setting.final_key(trial),
+            setting.counts,
             self._device,
         )
         resources = self._spec.resources
@@ -249,8 +253,8 @@ class Driver:
             gpus=resources.gpus_per_trial,
             stopping=self._watch.stopping,
         ):
-            quality: Quality = answer
-            return quality
+            grade: Grade = answer
+            return grade
         raise self._ended_early()
 
     def _export(self, setting: Setting, chosen: FinalistsResult) -> ExportResult:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from search.batches import Cached, Normalise
 from search.files import Files
 from search.plugins import DatasetInfo
-from search.quality import Quality, outputs, quality
+from search.quality import Quality, judged, outputs, shots
 from search.recipe import prepare
 from search.spec import read_spec
 from search.teachers.weights import load_weights
@@ -28,11 +30,21 @@ class Exam:
     teacher: str
     choices: Mapping[str, int]
     checkpoint: str
+    counts: tuple[int, ...]
+    """Training images of each class."""
     device: str
 
 
-def examine(exam: Exam) -> Iterator[Quality]:
-    """Yields the student's accuracy on the test set and its KL to the teacher there."""
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """On the test set; `shots` are accuracies by how many training images a class has (`search.quality`)."""
+
+    quality: Quality
+    shots: Mapping[str, float]
+
+
+def examine(exam: Exam) -> Iterator[Grade]:
+    """Yields how the student does on the test set."""
     spec = read_spec(exam.spec)
     recipe = prepare(spec, exam.files, info=exam.info)
     teacher = recipe.teacher.build(exam.info.shape, len(exam.info.classes))
@@ -41,5 +53,7 @@ def examine(exam: Exam) -> Iterator[Quality]:
     pupil = Pupil(found.graft(found.space.candidate(exam.choices)).to(exam.device))
     pupil.restore(exam.artifacts.get(exam.checkpoint))
     test, normalise = recipe.dataset.split("test"), Normalise(exam.info, exam.device)
-    logits = outputs(teacher.to(exam.device), test.images, normalise)
-    yield quality(pupil.model, Cached(test.images, test.labels, logits, normalise), taught=spec.teacher.taught)
+    target = outputs(teacher.to(exam.device), test.images, normalise)
+    answer = outputs(pupil.model, test.images, normalise)
+    reached = judged(answer, Cached(test.images, test.labels, target, normalise), taught=spec.teacher.taught)
+    yield Grade(reached, shots(answer, test.labels, np.array(exam.counts)))

@@ -37,6 +37,8 @@ class TeacherResult(Result):
     """Key of the artifact that holds its state dict."""
     accuracy: float | None
     validation_accuracy: float | None
+    shots: Mapping[str, float] = {}
+    """Accuracy on the test set by how many training images a class has, as `search.quality.shots` has it."""
 
 
 class TableResult(Result):
@@ -148,14 +150,17 @@ class Winner(Result):
     accuracy: float
     """On the test set, which is opened here for the first time."""
     kl: float
+    shots: Mapping[str, float] = {}
+    """As the teacher's."""
 
 
 class FinalistsResult(Result):
     finalists: tuple[FinalistResult, ...]
     winner: str
-    """Of a ladder, its loosest level's; so are its accuracy and kl, which are `Winner`'s."""
+    """Of a ladder, its loosest level's; so are its accuracy, kl and shots, which are `Winner`'s."""
     accuracy: float
     kl: float
+    shots: Mapping[str, float] = {}
     winners: tuple[Winner, ...] = ()
     """One a level of a ladder, loosest first, or one a student of a front; empty for a job with one student."""
     floor: float | None = None
@@ -168,7 +173,7 @@ class FinalistsResult(Result):
     @property
     def chosen(self) -> tuple[Winner, ...]:
         """One a student."""
-        return self.winners or (Winner(trial=self.winner, accuracy=self.accuracy, kl=self.kl),)
+        return self.winners or (Winner(trial=self.winner, accuracy=self.accuracy, kl=self.kl, shots=self.shots),)
 
 
 class TimeResult(Result):

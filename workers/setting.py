@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
+import numpy as np
 from torch import nn
 
 from search.budget import Budget, level_of
@@ -92,6 +93,12 @@ class Setting:
             teacher=self.teacher.weights,
             arrays=training_arrays(self.recipe, self.teacher, self.artifacts),
         )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training images of each class."""
+        labels, classes = self._workload.arrays["train_labels"], len(self.recipe.info.classes)
+        return tuple((np.bincount(labels, minlength=classes) // self.recipe.spec.search.views).tolist())
 
     @property
     def scores(self) -> Scores:

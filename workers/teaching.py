@@ -24,7 +24,7 @@ from search.distillers.supervised import Supervised
 from search.errors import NonFinite, UserError
 from search.files import Files
 from search.plugins import Split, SplitName
-from search.quality import accuracy, outputs
+from search.quality import accuracy, outputs, shots
 from search.recipe import Recipe, prepare
 from search.spec import read_spec
 from search.teachers.weights import load_weights, save_weights
@@ -83,11 +83,10 @@ def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
     if spec.teacher.weights is None:
         yield from _train(model, recipe, lesson)
     normalise = Normalise(recipe.info, lesson.device)
-    reached: dict[SplitName, float] = {}
-    if spec.teacher.taught:
-        for name in _SEEN:
-            split = recipe.dataset.split(name)
-            reached[name] = accuracy(outputs(model, split.images, normalise), split.labels)
+    seen = {name: recipe.dataset.split(name) for name in _SEEN} if spec.teacher.taught else {}
+    answers = {name: outputs(model, split.images, normalise) for name, split in seen.items()}
+    reached = {name: accuracy(answers[name], split.labels) for name, split in seen.items()}
+    counts = np.bincount(recipe.dataset.split("train").labels, minlength=len(recipe.info.classes))
     weights = save_weights(model)
     key = f"teachers/{recipe.teacher_key}/{hashlib.sha256(weights).hexdigest()[:24]}.safetensors"
     lesson.artifacts.put(key, weights)
@@ -98,6 +97,7 @@ def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
         weights=key,
         accuracy=reached.get("test"),
         validation_accuracy=reached.get("validation"),
+        shots=shots(answers["test"], seen["test"].labels, counts) if seen else {},
     )
     lesson.artifacts.put(kept, result.model_dump_json().encode())
     _cache_outputs(lesson, recipe, result)

@@ -152,6 +152,10 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
         Text(percent(student.metrics.accuracy), "bold"),
         finished.lost(student.metrics.accuracy, signs),
     )
+    for group, reached in student.metrics.shots.items():
+        taught = None if finished.metrics is None else finished.metrics.shots.get(group)
+        told = ("", "") if taught is None else (percent(taught), points(reached - taught, signs))
+        table.add_row(f"  {group}-shot", told[0], percent(reached), told[1])
     verdicts = {verdict.metric: verdict for verdict in student.verdicts}
     times = {time.metric: time for time in student.times}
     if "accuracy" in verdicts:

@@ -23,6 +23,7 @@ from search.distillers.hinton import Hinton
 from search.errors import DataError, InvalidSpec
 from search.files import Files
 from search.plugins import Counted, Dataset, SplitName
+from search.quality import shots
 from search.recipe import prepare
 from search.spec import Pick, read_spec
 from search.taps import forward
@@ -178,6 +179,26 @@ def test_counts_are_of_images_and_not_of_their_views() -> None:
     course = Balanced(student(), Bkd(Bkd.Options()), replace(material, steps=5))
     assert course.extras.state_dict() == {}
     assert len(material.counts) == len(INFO.classes)
+
+
+# -- what becomes of rare classes --------------------------------------------------------------------------------------
+
+
+def test_accuracy_is_told_by_the_training_images_of_a_class() -> None:
+    """Classes at the edges of the groups, one image each; of two neighbours one is right."""
+    counts = np.array([500, 101, 100, 20, 19, 1])
+    labels = np.arange(6)
+    answers = np.eye(6, dtype=np.float32)[[0, 0, 2, 0, 4, 0]]
+    assert shots(answers, labels, counts) == {"many": 0.5, "medium": 0.5, "few": 0.5}
+    assert shots(answers[:5], labels[:5], counts) == {"many": 0.5, "medium": 0.5, "few": 1.0}
+    assert shots(answers[2:4], labels[2:4], counts) == {}, "one group says what all say"
+
+
+def test_of_balanced_data_nothing_new_is_told() -> None:
+    answers, labels = np.eye(2, dtype=np.float32), np.arange(2)
+    assert shots(answers, labels, np.array([95, 105])) == {}
+    assert shots(answers, labels, np.array([500, 300])) == {}
+    assert shots(answers, labels, np.array([95, 190])) == {"many": 1.0, "medium": 1.0}
 
 
 # -- the dataset -------------------------------------------------------------------------------------------------------

@@ -252,6 +252,19 @@ def test_an_accuracy_is_judged_on_validation() -> None:
     assert line.endswith("≥ 97.5 % ✓ fits")
 
 
+def test_of_long_tailed_data_rare_classes_are_told_apart() -> None:
+    document = JOB.model_dump(mode="json")
+    document["teacher"]["metrics"]["shots"] = {"many": 0.91, "few": 0.305}
+    document["students"][0]["metrics"]["shots"] = {"many": 0.9, "few": 0.415}
+    document["student"] = document["students"][0]
+    text = drawn(result_screen(JobDocument.model_validate(document), [], width=80, signs=UNICODE), 80)
+    lines = [" ".join(line.split()) for line in text.splitlines() if "-shot" in line]
+    assert lines == ["many-shot 91.0 % 90.0 % −1.0 pt", "few-shot 30.5 % 41.5 % +11.0 pt"]
+    document["teacher"]["metrics"]["shots"] = {}  # of a teacher that was kept before shots were told
+    text = drawn(result_screen(JobDocument.model_validate(document), [], width=80, signs=UNICODE), 80)
+    assert [line.split() for line in text.splitlines() if "few-shot" in line] == [["few-shot", "41.5", "%"]]
+
+
 @pytest.mark.parametrize(
     ("budget", "said"),
     [

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -145,6 +146,32 @@ def test_the_student_that_is_taken_home_reaches_the_accuracy_on_record(
         right = (student(images).argmax(dim=1).numpy() == test.labels).sum()
     result = FinalistsResult.model_validate(house.result(job, Phase.FINALISTS))
     assert result.accuracy == pytest.approx(right / len(test.labels), abs=1e-9)
+
+
+def test_a_job_on_long_tailed_data_tells_how_rare_classes_do(tmp_path: Path) -> None:
+    """Classes have 105 training images down to 2; weighted by their test images, the groups make up the whole."""
+    dataset = {"name": "long_tailed", "options": {"of": {"name": "digits"}, "imbalance": 50}}
+    search = small_spec().search.model_dump(mode="json") | {"trials": 1, "rungs": [0], "repeats": 0}
+    balanced = {"name": "bkd", "options": {"deferred": 0.5}}
+    spec = small_spec(dataset=dataset, search=search, finalists={"count": 1, "steps": 2, "distill": balanced})
+
+    def stop(_: str, event: Event) -> None:
+        if event.kind == "PHASE_ENTERED" and event.data["phase"] == Phase.EXPORT:
+            raise OSError("no test waits for an export")
+
+    house = House(tmp_path, stop)
+    job = house.ledger.submit(spec)[0].id
+    with pytest.raises(OSError, match="no test waits"):
+        house.driver(house.claimed()).drive()
+    data = prepare(spec, house.files).dataset
+    images = np.bincount(data.split("train").labels)[data.split("test").labels]
+    groups = {"many": images > 100, "medium": (images >= 20) & (images <= 100), "few": images < 20}
+    for found in (
+        TeacherResult.model_validate(house.result(job, Phase.TEACHER)),
+        *FinalistsResult.model_validate(house.result(job, Phase.FINALISTS)).chosen,
+    ):
+        assert found.shots.keys() == groups.keys()
+        assert sum(found.shots[name] * of.mean() for name, of in groups.items()) == pytest.approx(found.accuracy)
 
 
 def test_a_job_tells_how_far_its_search_can_be_trusted(finished: tuple[House, str]) -> None:
