@@ -36,6 +36,9 @@ class Pcl:
     to 1 at the end of the ramp, here with every step and not every epoch [I]. After step g a mean is `phi` of itself
     and `1 - phi` of its peer, `phi = min(1 - 1 / g, ema)`, so the first step copies; that is of parameters alone, and
     the means look at the same batches in training mode for their batch-norm statistics [S].
+
+    With `shared: false`, `ensemble: false`, `ema: 0` and temperature 1 it is deep mutual learning (Zhang et al.: arXiv
+    1706.00384), but for the views, and for all networks moving at once where the paper's take turns.
     """
 
     class Options(Part):
@@ -51,6 +54,10 @@ class Pcl:
         """
         cut: str | None = Field(None, max_length=256)
         """The last module that peers share; without it, the last block before the last stage."""
+        shared: bool = True
+        """Whether peers share what lies below the cut; else each is a whole network."""
+        ensemble: bool = True
+        """Whether there is a classifier of all peers, from which they learn."""
         reset: bool = True
         """Whether all peers but the first start untrained above the cut, and so differ; else in their views alone."""
 
@@ -77,21 +84,25 @@ def weight(done: float, ramp: float) -> float:
 
 
 def objective(
-    answers: Sequence[Tensor], together: Tensor, means: Sequence[Tensor], labels: Tensor, temperature: float, w: float
+    answers: Sequence[Tensor],
+    together: Tensor | None,
+    means: Sequence[Tensor],
+    labels: Tensor,
+    temperature: float,
+    w: float,
 ) -> Tensor:
     """
-    The loss of all peers: `answers` and `means` one for each, `together` of the classifier of all; logits
-    `[n, classes]`, `labels` `[n]`.
+    The loss of all peers: `answers` and `means` one for each, `together` of the classifier of all, if there is one;
+    logits `[n, classes]`, `labels` `[n]`.
     """
     soft, others = Hinton(Hinton.Options(temperature=temperature)), len(answers) - 1
-    loss = F.cross_entropy(together, labels)
+    parts = [] if together is None else [F.cross_entropy(together, labels)]
     for at, answer in enumerate(answers):
-        taught = soft.loss(answer, labels, together.detach())
-        for other, mean in enumerate(means):
-            if other != at:
-                taught = taught + soft.loss(answer, labels, mean.detach()) / others
-        loss = loss + F.cross_entropy(answer, labels) + w * taught
-    return loss
+        parts.append(F.cross_entropy(answer, labels))
+        if together is not None:
+            parts.append(w * soft.loss(answer, labels, together.detach()))
+        parts += [w * soft.loss(answer, labels, mean.detach()) / others for own, mean in enumerate(means) if own != at]
+    return torch.stack(parts).sum()
 
 
 class _Course(Course):
@@ -112,10 +123,8 @@ class _Course(Course):
                 f"peers, {options.peers}",
                 pointer="/peers",
             )
-        first = copy.deepcopy(student)
-        shared = [
-            (first.get_submodule(name), student.get_submodule(name)) for name in _trunk(student, material, options)
-        ]
+        first, names = copy.deepcopy(student), _trunk(student, material, options) if options.shared else []
+        shared = [(first.get_submodule(name), student.get_submodule(name)) for name in names]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(material.seed)
             others = [_copied(first, {mine: mine for mine, _ in shared}) for _ in range(options.peers - 1)]
@@ -126,7 +135,8 @@ class _Course(Course):
             together = nn.Linear(options.peers * _embedding(seen).shape[1], seen.logits.shape[1])
         peers, means = [first, *others], [_copied(peer, dict(shared)) for peer in others]
         self.extras["peers"] = nn.ModuleList(peers)
-        self.extras["together"] = together
+        if options.ensemble:
+            self.extras["together"] = together
         self.extras["means"] = nn.ModuleList(means)
         self._watched = [Watched(peer, head=head) for peer in peers]
         self._means = [student, *means]
@@ -137,8 +147,9 @@ class _Course(Course):
 
     def trained(self, stage: Stage) -> Iterator[tuple[str, nn.Parameter]]:
         """The peers and the classifier of all; means only follow."""
-        for name in ("peers", "together"):
-            yield from self.extras[name].named_parameters(prefix=f"extras/{name}")
+        for name, module in self.extras.items():
+            if name != "means":
+                yield from module.named_parameters(prefix=f"extras/{name}")
 
     def draw(self, source: Source, step: int, size: int) -> Batch:
         """The same images for every peer, one peer's after the other's."""
@@ -154,7 +165,9 @@ class _Course(Course):
         seen = [peer(view) for peer, view in zip(self._watched, images, strict=True)]
         with torch.no_grad():
             means = [forward(mean, view) for mean, view in zip(self._means, images, strict=True)]
-        together: Tensor = self.extras["together"](torch.cat([_embedding(one) for one in seen], dim=1))
+        together: Tensor | None = None
+        if self._options.ensemble:
+            together = self.extras["together"](torch.cat([_embedding(one) for one in seen], dim=1))
         w = weight(step / self._material.steps, self._options.ramp)
         return objective([one.logits for one in seen], together, means, labels, self._options.temperature, w)
 

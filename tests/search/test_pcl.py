@@ -90,6 +90,19 @@ class TestLoss:
         expected = (probabilities - torch.eye(4)[labels]) / 2
         torch.testing.assert_close(together.grad, expected)
 
+    def test_with_nothing_shared_no_classifier_and_no_memory_it_is_mutual_learning(self) -> None:
+        course = opened(peers=2, shared=False, ensemble=False, ema=0, temperature=1, ramp=1e-9)
+        first, second = peers(course)
+        assert not {id(one) for one in first.parameters()} & {id(one) for one in second.parameters()}
+        assert not torch.equal(first.get_submodule("conv1").weight, second.get_submodule("conv1").weight)
+        batch = course.draw(pool(3), 1, 8)
+        answers = [peer(view) for peer, view in zip((first, second), batch.images.chunk(2), strict=True)]
+        odds, labels = [answer.log_softmax(dim=1) for answer in answers], batch.labels[:8]
+        expected = torch.stack([-one[torch.arange(8), labels].mean() for one in odds]).sum()
+        for mine, other in (odds, odds[::-1]):
+            expected = expected + (other.exp() * (other - mine)).sum(dim=1).mean()
+        assert course.loss(batch, STAGE, 1).item() == pytest.approx(expected.item(), rel=1e-5)
+
     def test_cross_entropy_of_the_classifier_of_all_reaches_every_branch_and_the_trunk(self) -> None:
         course = opened()
         batch = course.draw(pool(3), 0, 8)
