@@ -168,7 +168,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is known, run nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = [Cell(*cell) for cell in itertools.product(asked.imbalance, asked.seed, METHODS)]
+    cells = itertools.product(asked.seed, asked.imbalance, METHODS)
+    wanted = [Cell(imbalance, seed, method) for seed, imbalance, method in cells]
     benches = {imbalance: Bench(imbalance) for imbalance in asked.imbalance}
     for cell in wanted:
         if not asked.table and cell not in known():
