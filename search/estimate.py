@@ -183,7 +183,7 @@ def phases(
     resources = spec.resources
     slots = resources.concurrent_trials
     views = spec.search.views * sizes["train"]
-    looked_at = teacher.look.times(views + 2 * sizes["validation"] + sizes["test"])
+    looked_at = teacher.look.times(views + 2 * sizes["validation"] + sizes["test"]) if spec.teacher.taught else NOTHING
     taught = NOTHING
     if spec.teacher.weights is None:
         batch = min(spec.teacher.training.batch_size, sizes["train"])

@@ -147,6 +147,12 @@ def _cache_outputs(lesson: Lesson, recipe: Recipe, result: TeacherResult) -> Non
     key = _outputs_key(recipe, result)
     if lesson.artifacts.has(key):
         return
+    if not recipe.spec.teacher.taught:
+        # A place for everyone's logits, of which nobody has any.
+        images = {"train": len(_viewed(recipe)), "validation": len(recipe.dataset.split("validation"))}
+        nothing = {name: np.zeros((count, len(recipe.info.classes)), np.float32) for name, count in images.items()}
+        lesson.artifacts.put(key, save_arrays(nothing))
+        return
     model = recipe.teacher.build(recipe.info.shape, len(recipe.info.classes))
     load_weights(model, lesson.artifacts.get(result.weights))
     model.to(lesson.device)

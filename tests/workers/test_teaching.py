@@ -13,7 +13,7 @@ from search.teachers.weights import save_weights
 from tests.workers.small_job import small_spec
 from workers.artifacts import FolderArtifacts
 from workers.results import TeacherResult
-from workers.teaching import Alive, Epoch, Lesson, teach
+from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -73,3 +73,7 @@ def test_without_epochs_there_is_no_teacher(tmp_path: Path) -> None:
         assert (result.source, result.accuracy, result.validation_accuracy) == ("untrained", None, None)
     recipe = prepare(read_spec(document), given.files)
     assert given.artifacts.get(result.weights) == save_weights(recipe.build_teacher())
+    arrays = training_arrays(recipe, result, given.artifacts)
+    for split in ("train", "validation"):
+        assert arrays[f"{split}_logits"].shape == (len(arrays[f"{split}_labels"]), 10)
+        assert not arrays[f"{split}_logits"].any(), "nobody has answered"
