@@ -22,7 +22,7 @@ from search.batches import Batch, Cached, Normalise, Source
 from search.errors import UserError
 from search.plugins import DatasetInfo, Distiller
 from search.spec import JobSpec, Trained
-from search.taps import Sights, forward, sights
+from search.taps import Sights, Tap, Watched, forward, sights
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,28 @@ class Material:
     def first(self) -> Tensor:
         """One image, `[1, channels, size, size]`."""
         return self.source.pick(np.zeros(1, dtype=np.int64)).images
+
+    def watched(self, student: nn.Module, layers: Sequence[str] = ()) -> tuple[Watched, Watched, tuple[Tap, ...]]:
+        """
+        The student and the teacher, both watched at `layers` (`Sights.chosen`) and at the input of the last linear
+        layer, and the teacher's taps there. A student that was not cut from the teacher, and so has no modules of
+        these names, is watched at its last map of the same size as each.
+
+        Raises:
+            UserError: there is no such layer, or such a student has no map of that size.
+        """
+        taps = self.sights.chosen(layers)
+        names = [tap.name for tap in taps]
+        teacher = Watched(self.teacher, names, self.sights.head)
+        try:
+            return Watched(student, names, self.sights.head), teacher, taps
+        except LookupError:
+            own = sights(student, self.first()[0], ())
+        last = {tap.shape[1:]: tap.name for tap in own.maps}
+        for at, tap in enumerate(taps):
+            if tap.shape[1:] not in last:
+                raise UserError(f"the student has no map of the size of `{tap.name}`", pointer=f"/layers/{at}")
+        return Watched(student, [last[tap.shape[1:]] for tap in taps], own.head), teacher, taps
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:

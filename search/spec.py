@@ -30,7 +30,7 @@ class Pick(Part):
 
 
 class Schedule(Part):
-    """How a network is trained: SGD with Nesterov momentum 0.9, one cosine, gradients clipped."""
+    """How a network is trained: SGD with Nesterov momentum 0.9, one cosine or steps down, gradients clipped."""
 
     batch_size: int = Field(64, ge=1, le=4096)
     learning_rate: float = Field(0.05, gt=0, le=10)
@@ -38,8 +38,18 @@ class Schedule(Part):
     """Applied to matrices and kernels only, never to biases or batch-norm parameters."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from zero."""
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((), max_length=16)
+    """Shares of the steps after which the learning rate is multiplied by `drop`; with any, there is no cosine."""
+    drop: float = Field(0.1, gt=0, lt=1)
     clip: float = Field(5.0, gt=0)
     """Largest norm of the gradient."""
+
+    @field_validator("drops")
+    @classmethod
+    def _later_and_later(cls, drops: tuple[float, ...]) -> tuple[float, ...]:
+        if list(drops) != sorted(set(drops)):
+            raise ValueError("drops must rise, for example [0.5, 0.75]")
+        return drops
 
 
 class TeacherSpec(Pick):

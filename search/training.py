@@ -34,12 +34,14 @@ class Stretch:
     stop: int
     cosine: tuple[int, int]
 
-    def share(self, step: int, warmup: float) -> float:
-        """Of the largest learning rate: a linear rise from zero, then half a cosine down to zero at its end."""
+    def share(self, step: int, schedule: Schedule) -> float:
+        """Of the largest learning rate: a linear rise from zero, then steps, or half a cosine down to zero."""
         first, last = self.cosine
-        done = (step - first + 1) / (last - first)
+        done, warmup = (step - first + 1) / (last - first), schedule.warmup
         if done <= warmup:
             return done / warmup
+        if schedule.drops:
+            return schedule.drop ** sum(done > drop for drop in schedule.drops)
         return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
@@ -140,7 +142,7 @@ def _walk(
     try:
         for step in range(stretch.start, stretch.stop):
             for group in optimiser.param_groups:
-                group["lr"] = peak * stretch.share(step, schedule.warmup)
+                group["lr"] = peak * stretch.share(step, schedule)
             course.before(step)
             try:
                 loss = course.loss(course.draw(source, step, schedule.batch_size), stage, step)

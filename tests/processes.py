@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from search.files import Files
 from search.spec import read_spec
 from service.store.engine import connect, migrate, sole
 from service.store.ledger import SqlLedger
+from workers.artifacts import FolderArtifacts
+from workers.backends.inline import InlineBackend
+from workers.driver import Driver
+from workers.heartbeat import Heartbeat
+
+LEASE_SECONDS = 3.0
+"""Of a driver; when it is killed, the next one has to wait for so long."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([__name__])
@@ -43,6 +52,22 @@ def claim_all(url: str, given: Connection) -> None:
 def migrate_once(url: str) -> None:
     engine = connect(url)
     migrate(engine)
+    engine.dispose()
+
+
+def drive(url: str, home: Path) -> None:
+    """Claims the one job there is and drives it to its end, as `service.drive` does."""
+    engine = connect(url)
+    ledger = SqlLedger(engine)
+    claim = ledger.claim("driver", LEASE_SECONDS)
+    assert claim is not None
+    artifacts, files, backend = (
+        FolderArtifacts(home / "artifacts"),
+        Files(cache=home / "cache"),
+        InlineBackend(threads=1),
+    )
+    with Heartbeat(ledger, claim, lease_seconds=LEASE_SECONDS, stall_seconds=60, lost=sys.exit) as watch:
+        Driver(claim, ledger, artifacts, backend, files, watch).drive()
     engine.dispose()
 
 

@@ -9,7 +9,6 @@ from search.batches import Batch
 from search.course import Course, Material, Stage
 from search.distillers.hinton import Hinton
 from search.errors import UserError
-from search.taps import Watched
 
 
 class Contrast(Hinton):
@@ -43,8 +42,7 @@ class _Course(Course):
     def __init__(self, student: nn.Module, material: Material, distiller: Contrast) -> None:
         super().__init__(student)
         self._distiller = distiller
-        head = material.sights.head
-        self._student, self._teacher = Watched(student, head=head), Watched(material.teacher, head=head)
+        self._student, self._teacher, _ = material.watched(student)
         image = material.first()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(material.seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from search.batches import Batch
 from search.course import Course, Material, Stage
 from search.distillers.hinton import Hinton
-from search.taps import Seen, Watched
+from search.taps import Seen
 
 Hint = Callable[[Seen, Seen], Tensor]
 """How far what the student shows is from what the teacher shows, a scalar."""
@@ -42,10 +42,7 @@ class FeatureCourse(Course):
     ) -> None:
         super().__init__(student)
         self._soft, self._hint, self._weight = soft, hint, weight
-        taps, head = material.sights.chosen(layers), material.sights.head
-        names = [tap.name for tap in taps]
-        self._student = Watched(student, names, head)
-        self._teacher = Watched(material.teacher, names, head)
+        self._student, self._teacher, taps = material.watched(student, layers)
         self._adapt = adapt
         if adapt:
             shown = self._student.dry(material.first())

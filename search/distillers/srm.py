@@ -13,7 +13,7 @@ from search.batches import Batch
 from search.course import Course, Material, Stage
 from search.distillers.features import alike
 from search.distillers.hinton import Hinton
-from search.taps import Watched
+from search.taps import forward
 
 
 class Srm(Hinton):
@@ -113,9 +113,7 @@ class _Course(Course):
             Stage("matching", options.matching, options.learning_rate),
             Stage("distil", rest),
         )
-        taps = material.sights.chosen(options.layers)
-        names = [tap.name for tap in taps]
-        self._student, self._teacher = Watched(student, names), Watched(material.teacher, names)
+        self._student, self._teacher, taps = material.watched(student, options.layers)
         widths = [features.shape[1] for features in self._student.dry(material.first()).features]
         self._kept = [kept(options.sparsity, options.mu, tap.shape[0]) for tap in taps]
         with torch.random.fork_rng(devices=[]):
@@ -135,7 +133,7 @@ class _Course(Course):
 
     def loss(self, batch: Batch, stage: Stage, step: int) -> Tensor:
         if stage.name == "distil":
-            logits = Watched(self.student)(batch.images).logits
+            logits = forward(self.student, batch.images)
             return self._distiller.loss(logits, batch.labels, batch.teacher_logits)
         with torch.no_grad():
             target = self._teacher(batch.images).features

@@ -11,8 +11,9 @@ from search.catalog import BUILT_IN, Catalog
 from search.course import Course, course_of, spans, state_of
 from search.plugins import Distiller
 from search.spec import Pick, Schedule
+from search.teachers.small import SmallMobileNet
 from search.training import Pupil, Stretch, train
-from tests.search.courses import material, pool, student
+from tests.search.courses import INFO, material, pool, student
 
 SCHEDULE = Schedule(batch_size=8)
 STEPS = 20
@@ -89,6 +90,21 @@ def test_a_course_goes_on_from_a_checkpoint_as_if_nothing_had_happened(distiller
         assert torch.equal(tensor, whole.model.state_dict()[name]), name
     assert second.extras.keys() == whole.extras.keys()
     assert all(torch.equal(second.extras[name], whole.extras[name]) for name in whole.extras)
+
+
+@pytest.mark.parametrize("name", ["attention", "contrast", "fitnet", "rkd", "srm"])
+def test_a_student_of_another_family_is_watched_where_its_maps_have_the_same_size(name: str) -> None:
+    other = SmallMobileNet(SmallMobileNet.Options(width=0.25)).build(INFO.shape, len(INFO.classes))
+    given = material(STEPS)
+    ours, theirs, taps = given.watched(other)
+    shown, seen = (watched.dry(given.first()) for watched in (ours, theirs))
+    assert [one.shape[2:] for one in shown.features] == [one.shape[2:] for one in seen.features]
+    assert [tuple(one.shape[1:]) for one in seen.features] == [tap.shape for tap in taps]
+    distiller: Distiller = Catalog().make("distillers", Pick(name=name))
+    course = course_of(distiller, other, given)
+    course.train()
+    for span in spans(course.stages, STEPS):
+        assert course.loss(course.draw(pool(), span.start, 8), span.stage, span.start).isfinite()
 
 
 def test_two_courses_of_one_seed_are_the_same(distiller: Distiller) -> None:

@@ -38,11 +38,21 @@ def run(pupil: Pupil, stretch: Stretch, source: Cached | None = None) -> list[fl
 
 def test_the_rate_warms_up_and_ends_near_zero() -> None:
     schedule = Schedule(learning_rate=0.2, warmup=0.1)
-    rates = [0.2 * Stretch(0, 100, (0, 100)).share(step, schedule.warmup) for step in range(100)]
+    rates = [0.2 * Stretch(0, 100, (0, 100)).share(step, schedule) for step in range(100)]
     assert rates[0] == pytest.approx(0.02)
     assert max(rates) == rates[9] == pytest.approx(0.2)
     assert rates[54] == pytest.approx(0.2 * 0.5 * (1 + math.cos(math.pi * 0.5)))
     assert rates[99] == pytest.approx(0)
+
+
+def test_the_rate_falls_in_steps_where_it_shall() -> None:
+    """The recipe of BKD: a warm-up of 5 of 200 epochs, a hundredth after 160, a ten-thousandth after 180."""
+    schedule = Schedule(warmup=5 / 200, drops=(0.8, 0.9), drop=0.01)
+    shares = [Stretch(0, 200, (0, 200)).share(epoch, schedule) for epoch in range(200)]
+    assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    assert shares[5:160] == [1] * 155
+    assert shares[160:180] == pytest.approx([1e-2] * 20)
+    assert shares[180:] == pytest.approx([1e-4] * 20)
 
 
 def test_training_lowers_the_loss() -> None:
