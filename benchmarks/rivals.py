@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from benchmarks.final import SCHEDULE, Compute, Found, Method, Options, distil, looked_at
@@ -20,6 +19,7 @@ from benchmarks.tuned import tune_tpe
 from search.budget import Budget
 from search.projection import Projector
 from search.quality import Quality
+from search.scratch import Scratch
 from search.space import Candidate
 from search.strategies.random import Random
 from search.strategies.wrappers import Distinct, Projected
@@ -32,16 +32,9 @@ def uniform(bench: Bench, budget: Budget, seed: int, compute: Compute, options: 
 
 
 def scratch(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
-    """The same network with random weights, drawn as the teachers' were."""
-    with compute.timed(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        student = bench.survey.graft(even(bench, budget))
-        for module in student.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        return Found(student)
+    """The same network with random weights."""
+    with compute.timed():
+        return Found(Scratch(bench.survey, seed).graft(even(bench, budget)))
 
 
 def random(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:

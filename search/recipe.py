@@ -285,8 +285,8 @@ def _without_teacher(recipe: Recipe) -> list[UserError]:
             pointer = f"/{part}/distill" if getattr(spec, part).distill else "/distill"
             name = spec.distiller(part).name
             found[f"{pointer}/name"] = f"`{name}` learns from a teacher; `pcl` and `supervised` do not"
-    if spec.search.weights != "slice":
-        found["/search/weights"] = f"`{spec.search.weights}` is distilled from a teacher; write `slice`"
+    if spec.search.weights in ("library", "elastic"):
+        found["/search/weights"] = f"`{spec.search.weights}` is distilled from a teacher; write `slice` or `scratch`"
     if recipe.strategy is not None and recipe.strategy.needs_plan:
         name = spec.search.strategy.name
         found["/search/strategy/name"] = f"`{name}` begins with what a teacher says; `evolution` or `tpe` does not"

@@ -162,10 +162,10 @@ class ElasticSpec(Part):
 
 class SearchSpec(Part):
     strategy: Pick = Pick(name="planned")
-    weights: Literal["slice", "library", "elastic"] = "library"
+    weights: Literal["slice", "library", "elastic", "scratch"] = "library"
     """
     Where the weights of a candidate come from: cut from the teacher; its blocks from the library, each distilled
-    alone; or cut from the elastic student, which was trained for all candidates at once.
+    alone; cut from the elastic student, which was trained for all candidates at once; or from nowhere, at random.
     """
     library: LibrarySpec = LibrarySpec()
     elastic: ElasticSpec = ElasticSpec()

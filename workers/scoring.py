@@ -10,8 +10,8 @@ from search.batches import placed
 from search.course import Coursed, material
 from search.errors import TrialError
 from search.evaluate import Evaluator, Grafting, Reading, Scored
+from search.scratch import Scratch
 from search.spec import Schedule
-from search.surgery import Survey
 from search.training import Stretch
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
 from workers.desk import Desk
@@ -30,7 +30,7 @@ class Scorer:
         self._artifacts = workload.artifacts
         desk = Desk.of(workload, device)
         self._spec = desk.spec
-        donor, source = _donor(desk.survey, workload), placed(desk.train)
+        donor, source = _donor(desk, workload), placed(desk.train)
         self._evaluators = {
             part: Evaluator(
                 desk.survey,
@@ -82,10 +82,13 @@ def _done(scored: Scored) -> Done:
     return Done(step=scored.step, seconds=scored.seconds, **asdict(scored.quality))
 
 
-def _donor(found: Survey, workload: Workload) -> Grafting:
+def _donor(desk: Desk, workload: Workload) -> Grafting:
     """Where the weights of students come from."""
+    found = desk.survey
     if workload.library is not None:
         return library_of(found, workload, workload.library)
     if workload.elastic is not None:
         return elastic_of(found, workload, workload.elastic)
+    if desk.spec.search.weights == "scratch":
+        return Scratch(found, desk.spec.search.seed)
     return found
