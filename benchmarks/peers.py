@@ -1,7 +1,7 @@
 """
 Peers that teach each other, without a teacher: `pcl` against plain training and against deep mutual learning.
 
-    python -m benchmarks.peers            # what is not known yet, and the table; a quarter of an hour
+    python -m benchmarks.peers            # what is not known yet, and the table; eleven minutes
     python -m benchmarks.peers --table    # the table, of what is known
 
 A `small_resnet` of depth 1 and width 16 on `cluttered_digits`, as it was initialised by a seed, trained by every method
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import t
 
 from benchmarks.final import Compute
 from benchmarks.teachers import home
@@ -144,16 +145,16 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _verdict(rows: Sequence[Row], rival: str) -> str:
-    """Seed by seed: reproduced where the mean difference is above twice its standard error, refuted where below."""
+    """Seed by seed; better or worse where zero is outside of the 95 % interval of the mean difference (Student's t)."""
     by_seed = {(row.method, row.seed): row.accuracy for row in rows}
     gains = [
         by_seed["pcl", seed] - by_seed[rival, seed] for seed in SEEDS if {("pcl", seed), (rival, seed)} <= set(by_seed)
     ]
     if len(gains) < 2:
         return ""
-    mean, error = fmean(gains), stdev(gains) / len(gains) ** 0.5
-    said = "better" if mean > 2 * error else "worse" if mean < -2 * error else "no difference shown"
-    return f"- pcl against {rival}: {100 * mean:+.2f} ± {100 * error:.2f} points over {len(gains)} seeds: {said}"
+    mean, half = fmean(gains), float(t.ppf(0.975, len(gains) - 1)) * stdev(gains) / len(gains) ** 0.5
+    said = "better" if mean > half else "worse" if mean < -half else "no difference shown"
+    return f"- pcl against {rival}: {100 * mean:+.2f} ± {100 * half:.2f} points over {len(gains)} seeds: {said}"
 
 
 def main() -> None:
