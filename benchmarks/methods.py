@@ -1,7 +1,7 @@
 """
 Methods of distillation beside each other: what each paper claims, tried at this scale.
 
-    python -m benchmarks.methods                      # both parts, an hour of one core; what is known is skipped
+    python -m benchmarks.methods                      # all parts, two hours of one core; what is known is skipped
     python -m benchmarks.methods --part srm --seed 0  # some of it
     python -m benchmarks.methods --table              # the tables, of what is known
 
@@ -9,6 +9,8 @@ Methods of distillation beside each other: what each paper claims, tried at this
 (`hinton`), hints (`fitnet`), attention, and sparse representation matching, each with the same steps in all.
 `sequence`: a small ResNet of half the width, begun at random, with a curriculum by its own snapshots, beside random
 order, reversed order and the teacher's, with the same phases; accuracy at a quarter, half and all of the steps.
+`hints`: even widths within 10 % of the macs of a small ResNet, cut from it, with features mimicked beside softened
+outputs; and softened outputs alone for about as many seconds.
 
 Rows are lines of `methods.jsonl` in STILLHOUSE_BENCH_HOME (see benchmarks.teachers). Accuracy is on the test set.
 """
@@ -27,6 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.rivals import even
 from benchmarks.teachers import Bench, home, kept
 from search.catalog import Catalog
 from search.course import Material
@@ -36,7 +39,10 @@ from search.spec import Pick, Schedule
 from search.teachers.small import SmallMobileNet, SmallResNet
 from search.training import Pupil, Stretch, train
 
-STEPS = {"srm": 1500, "sequence": 800}
+STEPS = {"srm": 1500, "sequence": 800, "hints": 500}
+AS_LONG = "hinton, as many seconds"
+LONGER = 1060
+"""Steps without the teacher's forward pass that take as long as 500 with it."""
 SEEDS = (0, 1, 2)
 SCHEDULE = Schedule()
 SOFT = {"alpha": 0.75}
@@ -53,6 +59,14 @@ METHODS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "random": {"name": "sequence", "options": {"order": "random"}},
         "reversed": {"name": "sequence", "options": {"order": "reversed"}},
         "teacher": {"name": "sequence", "options": {"order": "teacher"}},
+    },
+    "hints": {
+        "hinton": {"name": "hinton"},
+        AS_LONG: {"name": "hinton"},
+        "feature, 10": {"name": "feature", "options": {"weight": 10}},
+        "fitnet, 10": {"name": "fitnet", "options": {"weight": 10}},
+        "fitnet, 30": {"name": "fitnet", "options": {"weight": 30}},
+        "fitnet, 100": {"name": "fitnet", "options": {"weight": 100}},
     },
 }
 
@@ -71,13 +85,15 @@ class Row:
 
 
 def student_of(part: str, bench: Bench, seed: int) -> nn.Module:
+    if part == "hints":
+        return bench.survey.graft(even(bench, bench.budget(macs="10%")))
     info = bench.recipe.info
     maker = SmallMobileNet(SmallMobileNet.Options()) if part == "srm" else SmallResNet(SmallResNet.Options(width=12))
     return maker.build(info.shape, len(info.classes), seed=seed)
 
 
 def measure(part: str, method: str, seed: int) -> Row:
-    bench, steps = kept("small_resnet", "cluttered_digits"), STEPS[part]
+    bench, steps = kept("small_resnet", "cluttered_digits"), LONGER if method == AS_LONG else STEPS[part]
     source, pupil = replace(bench.train, seed=seed), Pupil(student_of(part, bench, seed))
     distiller = Catalog().make("distillers", Pick.model_validate(METHODS[part][method]))
     material = Material.of(bench.survey, source, bench.spec.search.views, steps, seed=seed)
@@ -112,7 +128,7 @@ def tables() -> Iterator[str]:
     for part, methods in METHODS.items():
         marks = next((rows[0].at for (of, _), rows in groups.items() if of == part), ())
         if marks:
-            steps = " | ".join(f"accuracy at {mark}, %" for mark in marks)
+            steps = " | ".join(f"accuracy at {mark}, %" for mark in marks) if len(marks) > 1 else "accuracy, %"
             yield f"\n| {part}: method | seeds | {steps} | KL at the end | CPU s |"
             yield "|---|---:|" + "---:|" * (len(marks) + 2)
         for method in methods:

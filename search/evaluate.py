@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -14,7 +13,7 @@ from search.batches import Cached, Resident
 from search.course import Material
 from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, Quality, quality
-from search.space import Candidate
+from search.scratch import Grafting
 from search.spec import Schedule
 from search.surgery import Survey
 from search.training import Pupil, Stretch, recalibrate, train
@@ -36,12 +35,6 @@ class Scored:
     quality: Quality
     seconds: float
     checkpoint: bytes
-
-
-class Grafting(Protocol):
-    """Where the weights come from that a candidate begins with: a `Survey`, a `Library` or an `Elastic` student."""
-
-    def graft(self, candidate: Candidate) -> nn.Module: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from search.space import Candidate
 
 
 class Grafting(Protocol):
+    """Where the weights come from that a candidate begins with: a `Survey`, a `Library` or an `Elastic` student."""
+
     def graft(self, candidate: Candidate) -> nn.Module: ...
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from search.batches import placed
 from search.course import Coursed, material
 from search.errors import TrialError
-from search.evaluate import Evaluator, Grafting, Reading, Scored
-from search.scratch import Scratch
+from search.evaluate import Evaluator, Reading, Scored
+from search.scratch import Grafting, Scratch
 from search.spec import Schedule
 from search.training import Stretch
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from search.elastic import Elastic
-from search.evaluate import Grafting
 from search.library import Library, lots
+from search.scratch import Grafting
 from search.spec import JobSpec
 from search.surgery import Survey
 from tests.workers.scripted import Calm
