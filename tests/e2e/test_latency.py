@@ -19,6 +19,7 @@ from workers.results import ExportResult, SurveyResult
 from workers.timing import read_table
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_a_student_twice_as_fast_as_its_teacher(tmp_path: Path) -> None:
     """`min` is the statistic that a busy machine disturbs least; the verdict is about the file itself."""
