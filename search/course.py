@@ -9,6 +9,7 @@ stage. What a course trains beside the student goes into its checkpoints and nev
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,7 +143,7 @@ class Pool(Source, Protocol):
         ...
 
 
-class Course:
+class Course(ABC):
     """
     The training of one student. `extras` are modules trained beside it, or carried with it.
 
@@ -166,14 +167,14 @@ class Course:
         """The images of a step."""
         return source.batch(step, size)
 
-    def before(self, step: int) -> None:
+    def before(self, step: int) -> None:  # noqa: B027 - most have nothing to do there
         """Called before every step."""
 
+    @abstractmethod
     def loss(self, batch: Batch, stage: Stage, step: int) -> Tensor:
         """A scalar, from which gradients flow to what is trained."""
-        raise NotImplementedError
 
-    def after(self, step: int) -> None:
+    def after(self, step: int) -> None:  # noqa: B027 - as above
         """Called after every step, with the parameters moved."""
 
     def train(self) -> None:
