@@ -30,7 +30,7 @@ from search.taps import Sights, Tap, Watched, forward, sights
 class Stage:
     """
     A part of a training. `share` of its steps; `adam` is the learning rate of Adam, None: SGD as the schedule has it.
-    Every stage of several warms up and ends a cosine of its own, and forgets the momentum of the one before.
+    Every stage of several walks the whole schedule by itself, and forgets the momentum of the one before.
     """
 
     name: str

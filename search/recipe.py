@@ -223,7 +223,7 @@ class Recipe:
         for part, distiller in self.distillers.items():
             if not isinstance(distiller, Coursed):
                 continue
-            pointer = f"/{part}/distill" if getattr(self.spec, part).distill else "/distill"
+            pointer = self.spec.distiller_pointer(part)
             material = blank(self.spec, part, self.info, found)
             try:
                 course = distiller.course(found.graft(found.space.least()), material)
@@ -282,7 +282,7 @@ def _without_teacher(recipe: Recipe) -> list[UserError]:
     found = dict[str, str]()
     for part, distiller in recipe.distillers.items():
         if distiller is not None and distiller.needs_teacher:
-            pointer = f"/{part}/distill" if getattr(spec, part).distill else "/distill"
+            pointer = spec.distiller_pointer(part)
             name = spec.distiller(part).name
             found[f"{pointer}/name"] = f"`{name}` learns from a teacher; `pcl` and `supervised` do not"
     if spec.search.weights in ("library", "elastic"):
@@ -317,7 +317,7 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
             mistakes.append(error.under(pointer))
             return None
 
-    pointers = {part: f"/{part}/distill" if getattr(spec, part).distill else "/distill" for part in PARTS}
+    pointers = {part: spec.distiller_pointer(part) for part in PARTS}
     made = {pointers[part]: spec.distiller(part) for part in PARTS}
     distillers = {pointer: make("distillers", pick, pointer) for pointer, pick in made.items()}
     recipe = Recipe(

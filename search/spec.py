@@ -245,6 +245,11 @@ class JobSpec(Part):
         """What trials, or finalists, are distilled with."""
         return (self.search if part == "search" else self.finalists).distill or self.distill
 
+    def distiller_pointer(self, part: Trained) -> str:
+        """Where that is named."""
+        own = (self.search if part == "search" else self.finalists).distill
+        return f"/{part}/distill" if own else "/distill"
+
 
 def read_spec(document: object) -> JobSpec:
     """

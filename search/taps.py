@@ -95,6 +95,12 @@ class Sights:
     blocks: tuple[Tap, ...]
     head: str | None
 
+    def linear(self) -> str:
+        """The last linear layer. Raises `UserError` when there is none."""
+        if self.head is None:
+            raise UserError("the inputs of a linear layer are compared, and this network has none", pointer="")
+        return self.head
+
     def chosen(self, names: Sequence[str], pointer: str = "/layers") -> tuple[Tap, ...]:
         """
         The taps of these names; without any, `blocks`.

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from search.batches import Batch
 from search.course import Course, Material, Stage
 from search.distillers.hinton import Hinton
-from search.errors import UserError
 
 
 class Contrast(Hinton):
@@ -33,8 +32,7 @@ class Contrast(Hinton):
 
     def course(self, student: nn.Module, material: Material) -> Course:
         """Raises `UserError` when the network has no linear layer."""
-        if material.sights.head is None:
-            raise UserError("`contrast` compares the inputs of a linear layer, and this network has none", pointer="")
+        material.sights.linear()
         return _Course(student, material, self)
 
 

@@ -114,9 +114,7 @@ class _Course(Course):
     def __init__(self, student: nn.Module, material: Material, options: Pcl.Options) -> None:
         super().__init__(student)
         self._options, self._material = options, material
-        head = material.sights.head
-        if head is None:
-            raise UserError("`pcl` joins the inputs of a linear layer, and this network has none", pointer="")
+        head = material.sights.linear()
         if material.views == 1:
             raise UserError(
                 "every peer sees a view of its own, and there is only one; raise `search.views`, best to as many as "

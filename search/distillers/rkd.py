@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from search.course import Course, Material
 from search.distillers.features import FeatureCourse
 from search.distillers.hinton import Hinton
-from search.errors import UserError
 from search.taps import Seen
 
 
@@ -30,8 +29,7 @@ class Rkd(Hinton):
 
     def course(self, student: nn.Module, material: Material) -> Course:
         """Raises `UserError` when the network has no linear layer."""
-        if material.sights.head is None:
-            raise UserError("`rkd` compares the inputs of a linear layer, and this network has none", pointer="")
+        material.sights.linear()
         options = self.options
 
         def hint(answer: Seen, target: Seen) -> Tensor:

@@ -26,8 +26,9 @@ class Srm(Hinton):
 
     Not repeated of that code: another layer in the second stage than in the first, a teacher in training mode, and a
     best model chosen at some steps only. Ours [I]: a student begins with weights cut from the teacher and not at
-    random, the learning rate of every stage falls by a cosine and not in steps, and where a student shrinks its images
-    first, the teacher's maps are averaged down to the size of its own.
+    random, the learning rate of every stage falls as the schedule says, by a cosine unless told else, the last stage
+    is trained as everything here is and not by Adam, and where a student shrinks its images first, the teacher's maps
+    are averaged down to the size of its own.
     """
 
     class Options(Hinton.Options):
