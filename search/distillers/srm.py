@@ -66,6 +66,24 @@ class Srm(Hinton):
         """Raises `UserError` when there is no such layer."""
         return _Course(student, material, self)
 
+    def matching(self, theirs: Atoms, mine: Atoms, answer: Tensor, target: Tensor, count: int) -> Tensor:
+        """
+        Of one layer, in the second stage: `answer` `[n, channels, height, width]` of the student, `target` of the
+        teacher, `count` atoms a pixel. Binary cross-entropy of the image's means, cross-entropy of the pixels.
+        """
+        answer, target = alike(answer, target)
+        with torch.no_grad():
+            code = sparse(theirs(target).sigmoid(), count)
+        raw = mine(answer)
+        scores = raw.sigmoid()
+        losses = []
+        if self.options.targets != "pixel":
+            losses.append(F.binary_cross_entropy(scores.mean(dim=(2, 3)), code.mean(dim=(2, 3))))
+        if self.options.targets != "image":
+            pixels = scores if self.options.pixel_logits == "sigmoid" else raw
+            losses.append(F.cross_entropy(pixels, code.argmax(dim=1)))
+        return _sum(losses)
+
 
 class Atoms(nn.Module):
     """
@@ -77,7 +95,7 @@ class Atoms(nn.Module):
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
-        bound = math.sqrt(6 / channels)
+        bound = math.sqrt(6 / count)  # the authors' initialiser takes the number of atoms for the fan-in
         self.atoms = nn.Parameter(torch.empty(channels, count).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(1).uniform_(-1, 1))
 
@@ -120,17 +138,21 @@ class _Course(Course):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(material.seed)
             counts = [max(1, int(options.mu * tap.shape[0])) for tap in taps]
-            self._theirs = nn.ModuleList(Atoms(tap.shape[0], count) for tap, count in zip(taps, counts, strict=True))
-            self._mine = nn.ModuleList(Atoms(width, count) for width, count in zip(widths, counts, strict=True))
-        self.extras["teacher"], self.extras["student"] = self._theirs, self._mine
+            self._theirs = [Atoms(tap.shape[0], count) for tap, count in zip(taps, counts, strict=True)]
+            self._mine = [Atoms(width, count) for width, count in zip(widths, counts, strict=True)]
+        self.extras["teacher"], self.extras["student"] = nn.ModuleList(self._theirs), nn.ModuleList(self._mine)
 
     def trained(self, stage: Stage) -> Iterator[tuple[str, nn.Parameter]]:
         if stage.name == "dictionary":
-            yield from _named("teacher", self._theirs)
+            yield from self._of("teacher")
             return
         yield from self.student.named_parameters()
         if stage.name == "matching":
-            yield from _named("student", self._mine)
+            yield from self._of("student")
+
+    def _of(self, whose: str) -> Iterator[tuple[str, nn.Parameter]]:
+        for path, parameter in self.extras[whose].named_parameters():
+            yield f"extras/{whose}.{path}", parameter
 
     def loss(self, batch: Batch, stage: Stage, step: int) -> Tensor:
         if stage.name == "distil":
@@ -140,35 +162,16 @@ class _Course(Course):
             target = self._teacher(batch.images).features
         if stage.name == "dictionary":
             rows = zip(self._theirs, target, self._kept, strict=True)
-            return _sum([_rebuilding(atoms, features, count) for atoms, features, count in rows])
+            return _sum([rebuilding(atoms, features, count) for atoms, features, count in rows])
         answer = self._student(batch.images).features
         layers = zip(self._theirs, self._mine, answer, target, self._kept, strict=True)
-        return _sum([self._matching(*layer) for layer in layers])
-
-    def _matching(self, theirs: nn.Module, mine: nn.Module, answer: Tensor, target: Tensor, count: int) -> Tensor:
-        options = self._distiller.options
-        answer, target = alike(answer, target)
-        with torch.no_grad():
-            code = sparse(theirs(target).sigmoid(), count)
-        raw = mine(answer)
-        scores = raw.sigmoid()
-        losses = []
-        if options.targets != "pixel":
-            losses.append(F.binary_cross_entropy(scores.mean(dim=(2, 3)), code.mean(dim=(2, 3))))
-        if options.targets != "image":
-            losses.append(F.cross_entropy(scores if options.pixel_logits == "sigmoid" else raw, code.argmax(dim=1)))
-        return _sum(losses)
+        return _sum([self._distiller.matching(*layer) for layer in layers])
 
 
-def _rebuilding(atoms: nn.Module, features: Tensor, count: int) -> Tensor:
-    assert isinstance(atoms, Atoms)  # noqa: S101 - made above
+def rebuilding(atoms: Atoms, features: Tensor, count: int) -> Tensor:
+    """Of one layer, in the first stage: how far the features are from what their code rebuilds."""
     return F.mse_loss(atoms.rebuilt(sparse(atoms(features).sigmoid(), count)), features)
 
 
 def _sum(losses: list[Tensor]) -> Tensor:
     return torch.stack(losses).sum()
-
-
-def _named(name: str, atoms: nn.ModuleList) -> Iterator[tuple[str, nn.Parameter]]:
-    for path, parameter in atoms.named_parameters():
-        yield f"extras/{name}.{path}", parameter

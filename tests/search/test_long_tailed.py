@@ -140,6 +140,15 @@ def test_an_answer_by_hand() -> None:
     assert loss == pytest.approx(np.log(2) + 3 * 25 * (0.2 * np.log(0.4) + 0.8 * np.log(1.6)), rel=1e-6)
 
 
+def test_a_loss_is_that_of_the_authors_code() -> None:
+    """Its numbers for these inputs (EricZsy/BalancedKnowledgeDistillation, losses.py), with and without weights."""
+    logits, teacher = (3 * torch.sin(step * torch.arange(12.0)).view(4, 3) for step in (0.9, 0.4))
+    labels, distiller = torch.tensor([0, 1, 2, 0]), Bkd(Bkd.Options())
+    weighted = distiller.balanced(teacher, weights(np.array([500, 50, 5]), 0.9999))
+    assert distiller.loss(logits, labels, weighted).item() == pytest.approx(5.9911084, rel=1e-5)
+    assert distiller.loss(logits, labels, teacher).item() == pytest.approx(3.0108180, rel=1e-5)
+
+
 def test_with_equal_classes_it_is_cross_entropy_and_distillation() -> None:
     logits, labels, teacher = rows()
     distiller = Bkd(Bkd.Options())

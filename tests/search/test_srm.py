@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from search.course import course_of, spans
-from search.distillers.srm import Atoms, Srm, kept, sparse
+from search.distillers.srm import Atoms, Srm, kept, rebuilding, sparse
 from search.errors import UserError
 from search.spec import Schedule
 from search.training import Pupil, Stretch, train
@@ -65,6 +66,35 @@ def test_the_published_pixel_loss_has_a_floor(count: int) -> None:
     best = F.cross_entropy(F.one_hot(torch.tensor([3]), count).float(), torch.tensor([3]))
     assert best.item() == pytest.approx(math.log(1 + (count - 1) / math.e), abs=1e-4)
     assert best.item() == pytest.approx({256: 4.55, 2048: 6.63}[count], abs=0.005)
+
+
+def wave(*shape: int, step: float) -> torch.Tensor:
+    return torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float32)).view(shape)
+
+
+def atoms_of(channels: int, bias: float, step: float) -> Atoms:
+    atoms = Atoms(channels, 16)
+    with torch.no_grad():
+        atoms.atoms.copy_(wave(channels, 16, step=step))
+        atoms.bias.fill_(bias)
+    return atoms
+
+
+def test_losses_are_those_of_the_authors_code() -> None:
+    """Its numbers for these inputs: layers of 8 and 4 channels, 16 atoms of which 3 stay (viebboy/SRM, Layers.py)."""
+    theirs, mine = atoms_of(8, 0.25, 0.7), atoms_of(4, -0.5, 0.3)
+    target, answer = wave(2, 8, 3, 3, step=0.11), wave(2, 4, 3, 3, step=0.23)
+    assert rebuilding(theirs, target, 3).item() == pytest.approx(2.3251977, rel=1e-5)
+    found = {
+        targets: Srm(Srm.Options(targets=targets)).matching(theirs, mine, answer, target, 3).item()
+        for targets in get_args(Srm.Options.model_fields["targets"].annotation)
+    }
+    assert found == pytest.approx({"image": 0.6589991, "pixel": 2.8704364, "both": 0.6589991 + 2.8704364}, rel=1e-5)
+
+
+def test_atoms_begin_as_in_the_authors_code() -> None:
+    """Evenly in +- sqrt(6 / atoms); there .15309 is the largest of 128 x 256."""
+    assert Atoms(128, 256).atoms.abs().max().item() == pytest.approx(0.15309, abs=1e-4)
 
 
 def test_stages_lie_where_their_shares_say() -> None:
