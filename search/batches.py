@@ -17,15 +17,19 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search import boxes
 from search.device import free_bytes, worth_keeping
-from search.plugins import DatasetInfo, Split
+from search.plugins import DatasetInfo, Labels, Split
 
 Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`images` float `[n, channels, size, size]`, `labels` `[n]`, `teacher_logits` `[n, classes]` where known."""
+    """
+    `images` float `[n, channels, size, size]`, `labels` `[n]` (of detection rows of `search.boxes`, `[n, most, 7]`),
+    `teacher_logits` `[n, classes]` where known.
+    """
 
     images: Tensor
     labels: Tensor
@@ -71,11 +75,12 @@ class Cached:
     """
     Images with the teacher's logits for them: no teacher has to run while a student is trained.
 
-    `images` `[n, ...]`, `labels` `[n]`, `logits` `[n, classes]` float32. The arrays may be read-only and shared.
+    `images` `[n, ...]`, `labels` `[n]` (of detection `[n, most, 7]`), `logits` `[n, classes]` float32. The arrays may
+    be read-only and shared.
     """
 
     images: Images
-    labels: NDArray[np.int64]
+    labels: Labels
     logits: NDArray[np.float32]
     normalise: Normalise
     seed: int = 0
@@ -95,7 +100,7 @@ class Cached:
         for start in range(0, len(self), size):
             yield self.pick(np.arange(start, min(start + size, len(self))))
 
-    def targets(self) -> NDArray[np.int64]:
+    def targets(self) -> Labels:
         return self.labels
 
     def pick(self, at: NDArray[np.int64]) -> Batch:
@@ -134,7 +139,7 @@ class Resident:
         """Which images the batch of a step holds, `[size]`."""
         return _indices(self.seed, step, size, len(self))
 
-    def targets(self) -> NDArray[np.int64]:
+    def targets(self) -> Labels:
         return self.labels.cpu().numpy()
 
     def pick(self, at: NDArray[np.int64]) -> Batch:
@@ -160,26 +165,30 @@ class Augmented:
 
     def batch(self, step: int, size: int) -> Batch:
         at = _indices(self.seed, step, size, len(self.split))
-        images = augment(self.split.images[at], self.normalise.info, np.random.default_rng([self.seed, 1, step]))
-        return Batch(self.normalise(images), _moved(self.split.labels[at], self.normalise.device), None)
+        drawn = Split(self.split.images[at], self.split.labels[at])
+        shown = augment(drawn, self.normalise.info, np.random.default_rng([self.seed, 1, step]))
+        return Batch(self.normalise(shown.images), _moved(shown.labels, self.normalise.device), None)
 
 
-def augment(images: Images, info: DatasetInfo, rng: np.random.Generator) -> Images:
+def augment(split: Split, info: DatasetInfo, rng: np.random.Generator) -> Split:
     """
     A random crop of every image, padded by `info.pad` pixels of its border, mirrored at random if `info.mirror`.
 
-    `images` `[n, channels, size, size]`, the answer too; the input is left as it is.
+    Boxes move with what they are drawn around. The input is left as it is.
     """
-    if info.pad:
-        size, span = images.shape[-1], 2 * info.pad + 1
-        padded = np.pad(images, ((0, 0), (0, 0), (info.pad, info.pad), (info.pad, info.pad)), mode="edge")
+    images, labels, size, pad = split.images, split.labels, info.size, info.pad
+    detection = info.task == "detection"
+    if pad:
+        padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode="edge")
         windows = sliding_window_view(padded, (size, size), axis=(2, 3))
-        rows, columns = rng.integers(span, size=(2, len(images)))
+        rows, columns = rng.integers(2 * pad + 1, size=(2, len(images)))
         images = windows[np.arange(len(images)), :, rows, columns]
+        labels = boxes.shifted(labels, pad - rows, pad - columns, size) if detection else labels
     if info.mirror:
         mirrored = rng.random(len(images)) < 0.5
         images = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
-    return np.ascontiguousarray(images)
+        labels = np.where(mirrored[:, None, None], boxes.mirrored(labels, size), labels) if detection else labels
+    return Split(np.ascontiguousarray(images), labels)
 
 
 def views(split: Split, info: DatasetInfo, count: int, seed: int) -> Split:
@@ -188,8 +197,9 @@ def views(split: Split, info: DatasetInfo, count: int, seed: int) -> Split:
 
     The teacher's outputs for them are worked out once and serve every student.
     """
-    copies = [augment(split.images, info, np.random.default_rng([seed, 2, number])) for number in range(1, count)]
-    return Split(np.concatenate([split.images, *copies]), np.tile(split.labels, count))
+    copies = [augment(split, info, np.random.default_rng([seed, 2, number])) for number in range(1, count)]
+    whole = [split, *copies]
+    return Split(np.concatenate([one.images for one in whole]), np.concatenate([one.labels for one in whole]))
 
 
 def _indices(seed: int, step: int, size: int, length: int) -> NDArray[np.int64]:

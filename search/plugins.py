@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.space import Candidate, Space
+from search.spec import Task
 from search.trial import Trial
 
 if TYPE_CHECKING:  # torch is not imported by those who only read names and options
@@ -22,14 +23,16 @@ if TYPE_CHECKING:  # torch is not imported by those who only read names and opti
     from search.costs.polynomial import Polynomials
 
 SplitName = Literal["train", "validation", "test"]
+Labels = NDArray[Any]
+"""By image: a class each, `[n]` int64; of detection the rows of `search.boxes`, `[n, most, 7]` float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images `[n, channels, size, size]` as uint8 and labels `[n]` as int64. Read-only by convention."""
+    """Images `[n, channels, size, size]` as uint8, and their labels. Read-only by convention."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,7 +44,8 @@ class DatasetInfo:
     What is known of a dataset without keeping its images.
 
     `key` names the content: equal keys, equal splits. `mean` and `std` are per channel on the 0..1 scale.
-    `mirror` says whether a mirrored image keeps its label, `pad` how many pixels a random crop may shift.
+    `mirror` says whether what is seen in a mirrored image keeps its class, `pad` how many pixels a random crop may
+    shift, `task` what the labels are.
     """
 
     key: str
@@ -52,6 +56,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     mirror: bool
     pad: int
+    task: Task = "classification"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,7 +84,11 @@ class Counted(Dataset, Protocol):
     """A dataset that knows its classes without its images; of others the training images are opened to be counted."""
 
     def counts(self) -> NDArray[np.int64]:
-        """Training images of each class, `[classes]`; a few too many where repeats are only found when decoded."""
+        """
+        Training images of each class, `[classes]`; a few too many where repeats are only found when decoded.
+
+        Of detection: training objects of each class, those to be ignored left out.
+        """
         ...
 
 

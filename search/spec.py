@@ -18,6 +18,8 @@ from search.part import Name, Part, read_part
 Trained = Literal["search", "finalists"]
 """What is trained by distillation: the trials of the search, and the finalists."""
 PARTS: tuple[Trained, ...] = ("search", "finalists")
+Task = Literal["classification", "detection"]
+"""What a network is asked about an image: its class, or where the objects in it are and of which classes."""
 Label = Annotated[str, StringConstraints(max_length=256)]
 Location = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 

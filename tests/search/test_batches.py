@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search import boxes
 from search.batches import Augmented, Cached, Normalise, Resident, augment, placed, views
 from search.plugins import DatasetInfo, Split
 
@@ -59,28 +62,61 @@ def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
 
 
 def test_augmentation_moves_pixels_and_keeps_the_input() -> None:
-    images = split().images
-    before = images.copy()
-    changed = augment(images, INFO, np.random.default_rng(0))
-    assert changed.shape == images.shape
-    assert (changed != images).any()
-    assert (images == before).all()
+    whole = split()
+    before = whole.images.copy()
+    changed = augment(whole, INFO, np.random.default_rng(0))
+    assert changed.images.shape == whole.images.shape
+    assert (changed.images != whole.images).any()
+    assert (whole.images == before).all()
+    assert (changed.labels == whole.labels).all()
 
 
 def test_without_padding_or_mirroring_nothing_changes() -> None:
     still = DatasetInfo("key", ("a",), 3, 8, (0.5,) * 3, (0.25,) * 3, mirror=False, pad=0)
-    images = split().images
-    assert (augment(images, still, np.random.default_rng(0)) == images).all()
+    whole = split()
+    assert (augment(whole, still, np.random.default_rng(0)).images == whole.images).all()
 
 
 def test_a_crop_is_a_window_of_the_padded_image() -> None:
     info = DatasetInfo("key", ("a",), 3, 8, (0.5,) * 3, (0.25,) * 3, mirror=False, pad=1)
-    images = split(1).images
-    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    whole = split(1)
+    padded = np.pad(whole.images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     windows = [padded[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
     for seed in range(10):
-        crop = augment(images, info, np.random.default_rng(seed))
+        crop = augment(whole, info, np.random.default_rng(seed)).images
         assert any((crop == window).all() for window in windows)
+
+
+def test_boxes_move_with_what_they_are_drawn_around() -> None:
+    """Each image is black but for one bright rectangle, which is found again in the augmented image."""
+    info = replace(INFO, size=16, pad=3, task="detection")
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 10, size=(2, 60))
+    images, rows = np.zeros((60, 3, 16, 16), np.uint8), []
+    for image, left, top in zip(images, x + 1, y + 1, strict=True):  # off the border, which padding repeats
+        image[:, top : top + 4, left : left + 3] = 255
+        rows.append([[left, top, left + 3, top + 4, 0, boxes.OBJECT, 1]])
+    changed = augment(Split(images, boxes.packed(rows)), info, np.random.default_rng(1))
+    assert (changed.labels[:, 0, boxes.VISIBLE] < 1).sum() > 5
+    for image, label in zip(changed.images[:, 0], changed.labels[:, 0], strict=True):
+        x1, y1, x2, y2 = label[boxes.BOX].astype(int)
+        drawn = np.zeros_like(image)
+        drawn[y1:y2, x1:x2] = 255
+        assert (image == drawn).all()
+
+
+def test_views_of_detection_hold_the_labels_of_each_view() -> None:
+    whole = Split(split(2).images, boxes.packed([[[1, 1, 5, 7, 1, boxes.OBJECT, 1]], []]))
+    info = replace(INFO, task="detection")
+    seen = views(whole, info, 3, seed=5)
+    assert seen.labels.shape == (6, 1, 7)
+    assert seen.labels.dtype == np.float32
+    assert (seen.labels[:2] == whole.labels).all()
+    assert (seen.labels[2] != whole.labels[0]).any()
+    assert (seen.labels[[1, 3, 5]] == 0).all()
+    batch = Augmented(whole, Normalise(info)).batch(0, 2)
+    assert batch.labels.shape == (2, 1, 7)
+    assert batch.labels.dtype == torch.float32
 
 
 @pytest.mark.parametrize("count", [1, 3])
