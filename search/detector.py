@@ -1,0 +1,371 @@
+"""
+One door to torchvision's detectors.
+
+A `Detector` takes over the parts of a network of torchvision under their own names, and with them its anchors,
+matching, sampling and losses. What it leaves behind is the resizing and normalising: images come as batches of one
+size, normalised already. Labels are those of `search.boxes`; where torchvision counts a background among the classes,
+nobody outside of here has to know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import ops
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.models.detection.ssd import SSD
+
+from search.boxes import BOX, CLASS, IGNORED, KIND, OBJECT
+
+Shape = tuple[int, int, int]
+Losses = dict[str, Tensor]
+
+_WITHIN = 0.5
+"""Background of which at least this share lies in regions to be ignored is no background."""
+_CERTAIN = 1e4
+"""A logit after which there is nothing left to lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an image is to be answered with: boxes `[k, 4]` with classes `[k]`, and regions `[j, 4]` to be ignored."""
+
+    boxes: Tensor
+    classes: Tensor
+    ignored: Tensor
+
+    def background(self, boxes: Tensor) -> Tensor:
+        """Which of `boxes` `[m, 4]` may be learned from as background, where no object is."""
+        areas = ops.box_area(boxes).clamp_min(torch.finfo(boxes.dtype).tiny)
+        top_left = torch.maximum(boxes[:, None, :2], self.ignored[:, :2])
+        sides = (torch.minimum(boxes[:, None, 2:], self.ignored[:, 2:]) - top_left).clamp_min(0)
+        covered: Tensor = sides.prod(2) / areas[:, None]
+        return torch.logical_not((covered >= _WITHIN).any(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Studied:
+    """
+    What one forward pass of a batch tells a trainer: the detector's own losses by name, scalars, and the feature maps
+    that its heads read. Of two stages also the sampled regions: `boxes`, `[r_i, 4]` of every image in pixels; their
+    RoI-aligned features `[sum of r_i, channels, 7, 7]`; and the box head's embedding of them `[sum of r_i, width]`.
+    """
+
+    losses: Losses
+    pyramid: list[Tensor]
+    boxes: list[Tensor] | None = None
+    regions: Tensor | None = None
+    embedding: Tensor | None = None
+
+
+class Detector(nn.Module):
+    """
+    A detector of `classes` classes in images `[n, *shape]`, which are square.
+
+    `forward` answers with all that the heads say, in fixed shapes: it is what a survey looks at, what is counted and
+    cut. Trained is it by `losses` or `study`, asked by `detect`.
+    """
+
+    anchors: Tensor
+    """`[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, not from weights."""
+
+    def __init__(self, network: Any, generator: Any, shape: Shape, classes: int) -> None:
+        super().__init__()
+        self.backbone: nn.Module = network.backbone
+        self.size, self.classes = shape[-1], classes
+        training = self.backbone.training
+        with torch.no_grad():
+            features = self.backbone.eval()(torch.zeros(1, *shape))
+        self.backbone.train(training)
+        self.levels, pyramid = tuple(features), list(features.values())
+        self.maps = tuple((feature.shape[-2], feature.shape[-1]) for feature in pyramid)
+        found: Tensor = generator(self._batch(torch.zeros(1, *shape)), pyramid)[0]
+        self.register_buffer("anchors", found, persistent=False)
+
+    def forward(self, images: Tensor) -> Any:
+        """All that the heads say of images `[n, c, size, size]`: tensors, nested."""
+        raise NotImplementedError
+
+    def study(self, images: Tensor, labels: Tensor, step: int = 0) -> Studied:
+        """
+        One forward pass for a trainer. `labels` are `[n, most, 7]`, see `search.boxes`. Sampling is a function of
+        `step`, and leaves torch's random numbers as they were.
+        """
+        raise NotImplementedError
+
+    def losses(self, images: Tensor, labels: Tensor, step: int = 0) -> Losses:
+        """The detector's own losses by name, scalars to be added; see `study`."""
+        return self.study(images, labels, step).losses
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """The feature maps `[n, channels, h, w]` that the heads read, from fine to coarse."""
+        return list(self.backbone(images).values())
+
+    def _batch(self, images: Tensor) -> ImageList:
+        return ImageList(images, [(self.size, self.size)] * len(images))
+
+    def _seen(self, boxes: Tensor) -> Tensor:
+        """Their parts within the image."""
+        return boxes.clamp(0, self.size)
+
+    def _anchors(self, images: Tensor) -> list[Tensor]:
+        """Those of every image."""
+        return [self.anchors] * len(images)
+
+
+def detector(network: nn.Module, shape: Shape, classes: int) -> Detector:
+    """
+    A network of torchvision as a `Detector`.
+
+    Raises:
+        TypeError: it is none of torchvision's detectors that are known here.
+    """
+    match network:
+        case GeneralizedRCNN():
+            return TwoStage(network, shape, classes)
+        case RetinaNet():
+            return Retina(network, shape, classes)
+        case FCOS():
+            return Fcos(network, shape, classes)
+        case SSD():
+            return Ssd(network, shape, classes)
+        case _:
+            raise TypeError(f"{type(network).__name__} is no detector that is known here")
+
+
+class OneStage(Detector):
+    """A detector whose head answers for every anchor."""
+
+    background = 0
+    """Classes that torchvision counts before ours."""
+
+    def __init__(self, network: Any, shape: Shape, classes: int) -> None:
+        super().__init__(network, network.anchor_generator, shape, classes)
+        self.head: Any = network.head
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`cls_logits` `[n, anchors, classes]`, `bbox_regression` `[n, anchors, 4]`, and what else the head says."""
+        answers: dict[str, Tensor] = self.head(self.pyramid(images))
+        return answers
+
+    def study(self, images: Tensor, labels: Tensor, step: int = 0) -> Studied:
+        """The same at every `step`: nothing is sampled."""
+        pyramid = self.pyramid(images)
+        targets = targets_of(labels, self.background)
+        silent = torch.stack([~target.background(self._seen(self.anchors)) for target in targets])
+        answers: dict[str, Tensor] = self.head(pyramid)
+        return Studied(self._losses(answers, targets, silent), pyramid)
+
+    def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
+        """`silent` `[n, anchors]` are those of which background says nothing."""
+        raise NotImplementedError
+
+    def _matched(self, matcher: Any, targets: Sequence[Target]) -> list[Tensor]:
+        """Of every image, the object that each anchor is to answer with, `[anchors]`; negative where it is none."""
+        nothing = torch.full(self.anchors.shape[:1], matcher.BELOW_LOW_THRESHOLD, device=self.anchors.device)
+        return [
+            matcher(ops.box_iou(target.boxes, self.anchors)) if len(target.boxes) else nothing for target in targets
+        ]
+
+
+class Retina(OneStage):
+    """RetinaNet: Lin et al., "Focal Loss for Dense Object Detection", 2017."""
+
+    def __init__(self, network: RetinaNet, shape: Shape, classes: int) -> None:
+        super().__init__(network, shape, classes)
+        self.matcher = network.proposal_matcher
+
+    def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
+        matched = self._matched(self.matcher, targets)
+        for match, hushed in zip(matched, silent, strict=True):
+            match[hushed & (match == self.matcher.BELOW_LOW_THRESHOLD)] = self.matcher.BETWEEN_THRESHOLDS
+        found: Losses = self.head.compute_loss(_told(targets), answers, self._anchors(silent), matched)
+        return found
+
+
+class Fcos(OneStage):
+    """FCOS: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", 2019."""
+
+    def __init__(self, network: FCOS, shape: Shape, classes: int) -> None:
+        super().__init__(network, shape, classes)
+        self.center_sampling_radius = network.center_sampling_radius
+
+    def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
+        # Its loss has no third state beside object and background: where background is not to be learned, a "no" that
+        # is certain stands for what the head says. Anchors that answer with an object have their middle in it.
+        hushed = silent & ~_inside(self.anchors, targets)
+        answers = {**answers, "cls_logits": answers["cls_logits"].masked_fill(hushed[..., None], -_CERTAIN)}
+        sizes = [height * width for height, width in self.maps]
+        # torchvision's own method, which asks of its network no more than `head` and `center_sampling_radius`
+        found: Losses = FCOS.compute_loss(self, _told(targets), answers, self._anchors(silent), sizes)
+        return found
+
+
+class Ssd(OneStage):
+    """SSD and SSDlite: Liu et al., "SSD: Single Shot MultiBox Detector", 2016."""
+
+    background = 1
+
+    def __init__(self, network: SSD, shape: Shape, classes: int) -> None:
+        super().__init__(network, shape, classes)
+        self.matcher, self.box_coder = network.proposal_matcher, network.box_coder
+        self.neg_to_pos_ratio = network.neg_to_pos_ratio
+
+    def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
+        matched = self._matched(self.matcher, targets)
+        hushed = silent & (torch.stack(matched) < 0)
+        certain = torch.full((self.classes + 1,), -_CERTAIN, device=silent.device)
+        certain[0] = _CERTAIN
+        answers = {**answers, "cls_logits": torch.where(hushed[..., None], certain, answers["cls_logits"])}
+        # torchvision's own method, which asks of its network no more than `box_coder` and `neg_to_pos_ratio`
+        found: Losses = SSD.compute_loss(self, _told(targets), answers, self._anchors(silent), matched)
+        return found
+
+
+class TwoStage(Detector):
+    """
+    Faster R-CNN: Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015,
+    on a pyramid of features (Lin et al., "Feature Pyramid Networks for Object Detection", 2017).
+
+    The box head's part in `forward` is that of as many regions as there are proposals when it is asked. They are always
+    the same ones, spread over the image, so that what is counted depends on no image.
+    """
+
+    def __init__(self, network: GeneralizedRCNN, shape: Shape, classes: int) -> None:
+        super().__init__(network, network.rpn.anchor_generator, shape, classes)
+        self.rpn: Any = network.rpn
+        self.roi_heads: Any = network.roi_heads
+        self.proposals = int(self.rpn._post_nms_top_n["testing"])
+        pool = self.roi_heads.box_roi_pool
+        self.pooled = tuple(at for at, name in enumerate(self.levels) if name in pool.featmap_names)
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """
+        `objectness` and `deltas` of every anchor, a map `[n, ...]` for each level of the pyramid; `scores` and `boxes`
+        of every one of the fixed regions, `[n * proposals, ...]`.
+        """
+        pyramid = self.pyramid(images)
+        objectness, deltas = self.rpn.head(pyramid)
+        regions = self._pool(pyramid, self._fixed(images))
+        scores, boxes = self.roi_heads.box_predictor(self.embedding(regions))
+        return {"objectness": objectness, "deltas": deltas, "scores": scores, "boxes": boxes}
+
+    def study(self, images: Tensor, labels: Tensor, step: int = 0) -> Studied:
+        pyramid, targets = self.pyramid(images), targets_of(labels, 1)
+        devices = [images.device] if images.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(step)
+            losses, proposals = self._proposed(pyramid, targets)
+            boxes, _, classes, deltas = self.roi_heads.select_training_samples(proposals, _told(targets))
+        regions = self.regions(pyramid, boxes)
+        embedding = self.embedding(regions)
+        scores, found = self.roi_heads.box_predictor(embedding)
+        if len(scores):
+            losses["loss_classifier"], losses["loss_box_reg"] = fastrcnn_loss(scores, found, classes, deltas)
+        return Studied(losses, pyramid, boxes, regions, embedding)
+
+    def regions(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """
+        RoI-aligned features `[sum of r_i, channels, 7, 7]` of any boxes, `[r_i, 4]` of every image in pixels, each from
+        the level of the pyramid that suits its size.
+        """
+        pool = self.roi_heads.box_roi_pool
+        named = dict(zip(pool.featmap_names, (pyramid[at] for at in self.pooled), strict=True))
+        found: Tensor = pool(named, list(boxes), [(self.size, self.size)] * len(boxes))
+        return found
+
+    def embedding(self, regions: Tensor) -> Tensor:
+        """What the box head makes of `regions`' features, `[regions, width]`."""
+        found: Tensor = self.roi_heads.box_head(regions)
+        return found
+
+    def _proposed(self, pyramid: list[Tensor], targets: Sequence[Target]) -> tuple[Losses, list[Tensor]]:
+        """The losses of the first stage, and its proposals without those that lie in regions to be ignored."""
+        rpn, anchors = self.rpn, self._anchors(pyramid[0])
+        objectness, deltas = rpn.head(pyramid)
+        counts = [level[0].numel() for level in objectness]
+        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+        wanted, matched = rpn.assign_targets_to_anchors(anchors, _told(targets))
+        seen = self._seen(self.anchors)
+        for want, target in zip(wanted, targets, strict=True):
+            want[(want == 0) & ~target.background(seen)] = -1  # neither of both: it is not sampled
+        codes = rpn.box_coder.encode(matched, anchors)
+        losses = {}
+        if any(bool((want >= 0).any()) for want in wanted):
+            losses["loss_objectness"], losses["loss_rpn_box_reg"] = rpn.compute_loss(objectness, deltas, wanted, codes)
+        boxes = rpn.box_coder.decode(deltas.detach(), anchors).view(len(targets), -1, 4)
+        sizes = [(self.size, self.size)] * len(targets)
+        proposals, _ = rpn.filter_proposals(boxes, objectness, sizes, counts)
+        return losses, [self._learned_from(one, target) for one, target in zip(proposals, targets, strict=True)]
+
+    def _learned_from(self, proposals: Tensor, target: Target) -> Tensor:
+        stays = target.background(proposals)
+        if len(target.boxes):
+            near = ops.box_iou(proposals, target.boxes).amax(1)
+            stays |= near >= self.roi_heads.proposal_matcher.high_threshold
+        return proposals[stays]
+
+    def _fixed(self, images: Tensor) -> Tensor:
+        """The regions of `forward`, `[n * proposals, 5]`: the image's number and a box, of four sizes in turn."""
+        n, across = len(images), math.isqrt(self.proposals - 1) + 1
+        at = torch.arange(self.proposals, device=images.device)
+        sides = self.size / 2.0 ** (at % 4)[:, None]
+        corner = torch.stack([at % across, at // across], 1) * (self.size - sides) / across
+        boxes = torch.cat([corner, corner + sides], 1).repeat(n, 1)
+        index = torch.arange(n, device=images.device).repeat_interleave(self.proposals)
+        return torch.cat([index[:, None], boxes], 1)
+
+    def _pool(self, pyramid: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """
+        The same as `regions`, of boxes `[r, 5]` with the image's number before them, without looking at where they are:
+        every box is pooled from every level, and all but one of the results are multiplied by zero.
+        """
+        pool = self.roi_heads.box_roi_pool
+        sides = torch.sqrt((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2]))
+        scales = [2.0 ** round(math.log2(self.maps[at][0] / self.size)) for at in self.pooled]
+        finest = -math.log2(scales[0])
+        levels = torch.floor(pool.canonical_level + torch.log2(sides / pool.canonical_scale) + 1e-6)
+        levels = torch.clamp(levels, finest, finest + len(scales) - 1) - finest
+        found = torch.zeros(())
+        for level, (at, scale) in enumerate(zip(self.pooled, scales, strict=True)):
+            here = ops.roi_align(pyramid[at], regions, pool.output_size, scale, pool.sampling_ratio)
+            here = here * (1 - torch.clamp(torch.abs(levels - level), 0, 1))[:, None, None, None]
+            found = here if level == 0 else found + here
+        return found
+
+
+def targets_of(labels: Tensor, background: int) -> list[Target]:
+    """Labels `[n, most, 7]` as targets, with classes from `background` on. Boxes without area are left out."""
+    found = []
+    for rows in labels:
+        boxes = rows[:, BOX]
+        real = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        objects, ignored = real & (rows[:, KIND] == OBJECT), real & (rows[:, KIND] == IGNORED)
+        classes = rows[objects, CLASS].to(torch.int64) + background
+        found.append(Target(boxes[objects], classes, boxes[ignored]))
+    return found
+
+
+def _told(targets: Sequence[Target]) -> list[Mapping[str, Tensor]]:
+    """Targets as torchvision wants to be told them."""
+    return [{"boxes": target.boxes, "labels": target.classes} for target in targets]
+
+
+def _inside(anchors: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Whether the middle of an anchor is in an object of an image, `[n, anchors]`."""
+    x, y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(1)
+    found = []
+    for target in targets:
+        x1, y1, x2, y2 = target.boxes[:, None].unbind(2)
+        found.append(((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(0))
+    return torch.stack(found)
