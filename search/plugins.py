@@ -45,7 +45,7 @@ class DatasetInfo:
 
     `key` names the content: equal keys, equal splits. `mean` and `std` are per channel on the 0..1 scale.
     `mirror` says whether what is seen in a mirrored image keeps its class, `pad` how many pixels a random crop may
-    shift, `task` what the labels are.
+    shift, `task` what the labels are, `least_height` how many pixels an object must be high to count for the miss rate.
     """
 
     key: str
@@ -57,6 +57,7 @@ class DatasetInfo:
     mirror: bool
     pad: int
     task: Task = "classification"
+    least_height: float = 50
 
     @property
     def shape(self) -> tuple[int, int, int]:

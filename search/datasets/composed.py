@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from search.datasets.arrays import SPLITS, check_memory, kept_split
-from search.datasets.canvas import SIZE
 from search.files import Files
 from search.part import Part
 from search.plugins import DatasetInfo, Split, SplitName
 
 
-class Composed(ABC):
-    """RGB images of 32x32, composed when they are first asked for and then kept."""
+class Painted(ABC):
+    """Images composed when they are first asked for and then kept."""
 
     class Options(Part):
         train: int = Field(8000, ge=10, le=1_000_000)
@@ -40,21 +39,14 @@ class Composed(ABC):
     def compose(self, name: SplitName, count: int, seed: str) -> Split:
         """`count` images of a split; the same arguments give the same bytes on every machine."""
 
-    @abstractmethod
-    def labels(self, name: SplitName, count: int) -> NDArray[np.int64]:
-        """Of the images that `compose` would give, `[count]`."""
-
-    def counts(self) -> NDArray[np.int64]:
-        labels = self.labels("train", self.options.train)
-        return np.bincount(labels, minlength=len(self.info().classes))
-
     def sizes(self) -> Mapping[SplitName, int]:
         sizes = self.options
         return {"train": sizes.train, "validation": sizes.validation, "test": sizes.test}
 
     def split(self, name: SplitName) -> Split:
-        check_memory(sum(self.sizes().values()), 3, SIZE)
-        return kept_split(self._cache, self.info().key, name, self._build)
+        info = self.info()
+        check_memory(sum(self.sizes().values()), info.channels, info.size)
+        return kept_split(self._cache, info.key, name, self._build)
 
     def key(self, name: str, version: int) -> str:
         """Names the content: a change of the pixels is another version."""
@@ -63,3 +55,15 @@ class Composed(ABC):
 
     def _build(self) -> Mapping[SplitName, Split]:
         return {name: self.compose(name, self.sizes()[name], f"{self.options.seed} {name}") for name in SPLITS}
+
+
+class Composed(Painted):
+    """RGB images of 32x32, of one class each."""
+
+    @abstractmethod
+    def labels(self, name: SplitName, count: int) -> NDArray[np.int64]:
+        """Of the images that `compose` would give, `[count]`."""
+
+    def counts(self) -> NDArray[np.int64]:
+        labels = self.labels("train", self.options.train)
+        return np.bincount(labels, minlength=len(self.info().classes))

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from search import boxes
 from search.catalog import Catalog
 from search.files import Files
-from search.plugins import Counted, Dataset, SplitName
+from search.plugins import Counted, Dataset, DatasetInfo, Split, SplitName
 from search.spec import Pick
 from tests.search import pictures
 
@@ -43,6 +45,7 @@ CASES = [
     Case("digits", lambda _: {}, {"size": 16}, (1150, 250, 397)),
     Case("cluttered_digits", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
     Case("shapes", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
+    Case("scenes", lambda _: {"train": 30, "validation": 12, "test": 10, "size": 64}, {"seed": 1}, (30, 12, 10)),
     Case(
         "torchvision",
         lambda folder: {"dataset": "FashionMNIST", "root": _once(pictures.mnist)(folder), "validation": 0.2},
@@ -93,18 +96,41 @@ def test_info_and_splits_agree(case: Case, tmp_path: Path) -> None:
     for name, count in zip(SPLITS, case.counts, strict=True):
         split = dataset.split(name)
         assert split.images.dtype == np.uint8
-        assert split.labels.dtype == np.int64
         assert split.images.shape == (count, *info.shape)
-        assert split.labels.shape == (count,)
         assert not split.images.flags.writeable
         assert not split.labels.flags.writeable
-        assert split.labels.min() >= 0
-        assert split.labels.max() < len(info.classes)
+        labels = classes_of(split) if info.task == "classification" else classes_of_objects(split, info)
+        assert labels.min() >= 0
+        assert labels.max() < len(info.classes)
         assert dataset.sizes()[name] == pytest.approx(count, abs=2)
-        seen |= set(split.labels.tolist())
+        seen |= set(labels.tolist())
         if name == "train" and isinstance(dataset, Counted):
-            assert np.abs(dataset.counts() - np.bincount(split.labels, minlength=len(info.classes))).max() <= 1
+            assert np.abs(dataset.counts() - np.bincount(labels, minlength=len(info.classes))).max() <= 1
     assert seen == set(range(len(info.classes)))
+
+
+def classes_of(split: Split) -> NDArray[np.int64]:
+    assert split.labels.dtype == np.int64
+    assert split.labels.shape == (len(split.images),)
+    return split.labels
+
+
+def classes_of_objects(split: Split, info: DatasetInfo) -> NDArray[np.int64]:
+    labels = split.labels
+    assert labels.dtype == np.float32
+    assert labels.shape == (len(split.images), max(1, labels.shape[1]), boxes.COLUMNS)
+    kinds = labels[..., boxes.KIND]
+    assert set(np.unique(kinds)) <= {boxes.NOTHING, boxes.OBJECT, boxes.IGNORED}
+    assert (labels[kinds == boxes.NOTHING] == 0).all()
+    assert (np.diff((kinds == boxes.NOTHING).astype(int), axis=1) >= 0).all()  # empty rows are the last
+    rows = labels[kinds != boxes.NOTHING]
+    assert (rows[:, [boxes.X1, boxes.Y1]] >= 0).all()
+    assert (rows[:, [boxes.X2, boxes.Y2]] <= info.size).all()
+    assert (boxes.areas(rows) > 0).all()
+    assert ((rows[:, boxes.VISIBLE] >= 0) & (rows[:, boxes.VISIBLE] <= 1)).all()
+    assert (rows[:, boxes.CLASS] % 1 == 0).all()
+    assert set(rows[:, boxes.CLASS]) <= set(range(len(info.classes)))
+    return labels[..., boxes.CLASS][kinds == boxes.OBJECT].astype(np.int64)
 
 
 def test_no_image_is_in_two_splits(case: Case, tmp_path: Path) -> None:
