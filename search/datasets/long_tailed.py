@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from search.catalog import Catalog
 from search.datasets.arrays import frozen
-from search.errors import InvalidSpec, UserError
+from search.errors import DataError, InvalidSpec, UserError
 from search.files import Files
 from search.part import Part
 from search.plugins import Counted, Dataset, DatasetInfo, Split, SplitName
@@ -61,11 +61,22 @@ class LongTailed:
 
     def info(self) -> DatasetInfo:
         """Mean and standard deviation are those of the whole dataset."""
-        with _pointing():
-            info = self._whole.info()
+        info = self._info
         decides = [1, info.key, self._options.model_dump(mode="json", exclude={"of"})]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return replace(info, key=f"{NAME}-{digest[:32]}")
+
+    @cached_property
+    def _info(self) -> DatasetInfo:
+        with _pointing():
+            info = self._whole.info()
+        if info.task != "classification":
+            raise DataError(
+                f"`{self._options.of.name}` is a dataset of {info.task}, whose images have no single class to be thinned "
+                "by; name one of classification",
+                pointer="/dataset/options/of",
+            )
+        return info
 
     def sizes(self) -> Mapping[SplitName, int]:
         with _pointing():
@@ -73,11 +84,12 @@ class LongTailed:
         return {**whole, "train": int(self.counts().sum())}
 
     def counts(self) -> NDArray[np.int64]:
+        classes = len(self._info.classes)
         with _pointing():
             if isinstance(self._whole, Counted):
                 counts = self._whole.counts()
             else:
-                counts = np.bincount(self._whole.split("train").labels, minlength=len(self._whole.info().classes))
+                counts = np.bincount(self._whole.split("train").labels, minlength=classes)
         return self._kept(counts)
 
     def split(self, name: SplitName) -> Split:
@@ -88,9 +100,9 @@ class LongTailed:
 
     @cached_property
     def _train(self) -> Split:
+        classes = len(self._info.classes)
         with _pointing():
             whole = self._whole.split("train")
-            classes = len(self._whole.info().classes)
         members = [np.flatnonzero(whole.labels == label).tolist() for label in range(classes)]
         counts = self._kept(np.array([len(found) for found in members])).tolist()
         chosen = [sorted(found, key=self._rank)[:count] for found, count in zip(members, counts, strict=True)]

@@ -301,3 +301,11 @@ def test_what_is_wrong_with_the_data_is_said_of_the_dataset_within(tmp_path: Pat
         with pytest.raises(DataError) as raised:
             asked()
         assert raised.value.errors[0].pointer == "/dataset/options/of/options/path"
+
+
+def test_images_without_a_class_cannot_be_thinned_by_it(tmp_path: Path) -> None:
+    dataset = thinned(tmp_path, {"name": "scenes"})
+    for asked in (dataset.info, dataset.sizes, dataset.counts, lambda: dataset.split("train")):
+        with pytest.raises(DataError, match="detection") as raised:
+            asked()
+        assert raised.value.errors[0].pointer == "/dataset/options/of"
