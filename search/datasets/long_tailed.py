@@ -72,8 +72,8 @@ class LongTailed:
             info = self._whole.info()
         if info.task != "classification":
             raise DataError(
-                f"`{self._options.of.name}` is a dataset of {info.task}, whose images have no single class to be thinned "
-                "by; name one of classification",
+                f"`{self._options.of.name}` is a dataset of {info.task}, whose images have no class to be thinned by; "
+                "name one of classification",
                 pointer="/dataset/options/of",
             )
         return info
