@@ -10,12 +10,12 @@ nobody outside of here has to know.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision import ops
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -24,33 +24,22 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.ssd import SSD
+from torchvision.ops import roi_align
 
-from search.boxes import BOX, CLASS, IGNORED, KIND, OBJECT
+from search.suppression import Candidates, Suppression, best, decoded, numbers, picked, reached
+from search.targets import Target, inside, targets_of, told
 
 Shape = tuple[int, int, int]
 Losses = dict[str, Tensor]
 
-_WITHIN = 0.5
-"""Background of which at least this share lies in regions to be ignored is no background."""
+fx.wrap("roi_align")
+
 _CERTAIN = 1e4
 """A logit after which there is nothing left to lose."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What an image is to be answered with: boxes `[k, 4]` with classes `[k]`, and regions `[j, 4]` to be ignored."""
-
-    boxes: Tensor
-    classes: Tensor
-    ignored: Tensor
-
-    def background(self, boxes: Tensor) -> Tensor:
-        """Which of `boxes` `[m, 4]` may be learned from as background, where no object is."""
-        areas = ops.box_area(boxes).clamp_min(torch.finfo(boxes.dtype).tiny)
-        top_left = torch.maximum(boxes[:, None, :2], self.ignored[:, :2])
-        sides = (torch.minimum(boxes[:, None, 2:], self.ignored[:, 2:]) - top_left).clamp_min(0)
-        covered: Tensor = sides.prod(2) / areas[:, None]
-        return torch.logical_not((covered >= _WITHIN).any(1))
+_MOST = 1000
+"""Answers of all regions of an image that are looked at, the best ones."""
+_LEAST_SIDE = 1e-2
+"""Pixels; torchvision's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +67,8 @@ class Detector(nn.Module):
 
     anchors: Tensor
     """`[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, not from weights."""
+    found: int
+    """Rows that `detect` answers an image with."""
 
     def __init__(self, network: Any, generator: Any, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -89,6 +80,8 @@ class Detector(nn.Module):
         self.backbone.train(training)
         self.levels, pyramid = tuple(features), list(features.values())
         self.maps = tuple((feature.shape[-2], feature.shape[-1]) for feature in pyramid)
+        counts = [h * w * each for (h, w), each in zip(self.maps, generator.num_anchors_per_location(), strict=True)]
+        self.spans = tuple((sum(counts[:at]), sum(counts[: at + 1])) for at in range(len(counts)))
         found: Tensor = generator(self._batch(torch.zeros(1, *shape)), pyramid)[0]
         self.register_buffer("anchors", found, persistent=False)
 
@@ -113,6 +106,18 @@ class Detector(nn.Module):
 
     def _batch(self, images: Tensor) -> ImageList:
         return ImageList(images, [(self.size, self.size)] * len(images))
+
+    def detect(self, images: Tensor, *, at_once: bool = False) -> Tensor:
+        """
+        `[n, found, 6]`: x1, y1, x2, y2 in pixels, score and class of what is found, by falling score; rows that say
+        nothing are zeros. Not to be differentiated. `at_once`: see `Suppression`.
+        """
+        raise NotImplementedError
+
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """Sides and middles of anchors, `[anchors, 2]`."""
+        sides = self.anchors[:, 2:] - self.anchors[:, :2]
+        return sides, self.anchors[:, :2] + 0.5 * sides
 
     def _seen(self, boxes: Tensor) -> Tensor:
         """Their parts within the image."""
@@ -152,6 +157,8 @@ class OneStage(Detector):
     def __init__(self, network: Any, shape: Shape, classes: int) -> None:
         super().__init__(network, network.anchor_generator, shape, classes)
         self.head: Any = network.head
+        self.found, self.most = network.detections_per_img, network.topk_candidates
+        self.least_score, self.overlap = network.score_thresh, network.nms_thresh
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """`cls_logits` `[n, anchors, classes]`, `bbox_regression` `[n, anchors, 4]`, and what else the head says."""
@@ -165,6 +172,24 @@ class OneStage(Detector):
         silent = torch.stack([~target.background(self._seen(self.anchors)) for target in targets])
         answers: dict[str, Tensor] = self.head(pyramid)
         return Studied(self._losses(answers, targets, silent), pyramid)
+
+    def detect(self, images: Tensor, *, at_once: bool = False) -> Tensor:
+        found = self._candidates(self.head(self.pyramid(images))).within(self.size, score=self.least_score)
+        return best(Suppression(self.overlap, self.size, self.classes, at_once)(found), self.found)
+
+    def _candidates(self, answers: dict[str, Tensor]) -> Candidates:
+        """The best of what the head says, by its class."""
+        raise NotImplementedError
+
+    def _each_level(self, scores: Tensor, boxes: Tensor) -> Candidates:
+        """The best scores `[n, anchors, classes]` of every level of the pyramid."""
+        parts = []
+        for start, stop in self.spans:
+            count = min(self.most, (stop - start) * self.classes)
+            values, at = torch.topk(scores[:, start:stop].flatten(1), count, 1)
+            chosen = picked(boxes[:, start:stop], at // self.classes)
+            parts.append(Candidates(chosen, values, (at % self.classes).float(), count))
+        return Candidates.of(parts)
 
     def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
         """`silent` `[n, anchors]` are those of which background says nothing."""
@@ -183,13 +208,18 @@ class Retina(OneStage):
 
     def __init__(self, network: RetinaNet, shape: Shape, classes: int) -> None:
         super().__init__(network, shape, classes)
-        self.matcher = network.proposal_matcher
+        self.matcher, self.box_coder = network.proposal_matcher, network.box_coder
+
+    def _candidates(self, answers: dict[str, Tensor]) -> Candidates:
+        coder = self.box_coder
+        boxes = decoded(answers["bbox_regression"], *self._sides(), coder.weights, coder.bbox_xform_clip)
+        return self._each_level(torch.sigmoid(answers["cls_logits"]), boxes)
 
     def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
         matched = self._matched(self.matcher, targets)
         for match, hushed in zip(matched, silent, strict=True):
             match[hushed & (match == self.matcher.BELOW_LOW_THRESHOLD)] = self.matcher.BETWEEN_THRESHOLDS
-        found: Losses = self.head.compute_loss(_told(targets), answers, self._anchors(silent), matched)
+        found: Losses = self.head.compute_loss(told(targets), answers, self._anchors(silent), matched)
         return found
 
 
@@ -200,14 +230,18 @@ class Fcos(OneStage):
         super().__init__(network, shape, classes)
         self.center_sampling_radius = network.center_sampling_radius
 
+    def _candidates(self, answers: dict[str, Tensor]) -> Candidates:
+        scores = torch.sqrt(torch.sigmoid(answers["cls_logits"]) * torch.sigmoid(answers["bbox_ctrness"]))
+        return self._each_level(scores, reached(answers["bbox_regression"], *self._sides()))
+
     def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
         # Its loss has no third state beside object and background: where background is not to be learned, a "no" that
         # is certain stands for what the head says. Anchors that answer with an object have their middle in it.
-        hushed = silent & ~_inside(self.anchors, targets)
+        hushed = silent & ~inside(self.anchors, targets)
         answers = {**answers, "cls_logits": answers["cls_logits"].masked_fill(hushed[..., None], -_CERTAIN)}
         sizes = [height * width for height, width in self.maps]
         # torchvision's own method, which asks of its network no more than `head` and `center_sampling_radius`
-        found: Losses = FCOS.compute_loss(self, _told(targets), answers, self._anchors(silent), sizes)
+        found: Losses = FCOS.compute_loss(self, told(targets), answers, self._anchors(silent), sizes)
         return found
 
 
@@ -221,6 +255,15 @@ class Ssd(OneStage):
         self.matcher, self.box_coder = network.proposal_matcher, network.box_coder
         self.neg_to_pos_ratio = network.neg_to_pos_ratio
 
+    def _candidates(self, answers: dict[str, Tensor]) -> Candidates:
+        coder = self.box_coder
+        boxes = decoded(answers["bbox_regression"], *self._sides(), coder.weights, coder.bbox_xform_clip)
+        scores = torch.softmax(answers["cls_logits"], -1)[..., 1:].transpose(1, 2)
+        count = min(self.most, len(self.anchors))
+        scores, at = torch.topk(scores, count, 2)
+        classes = torch.cumsum(torch.ones_like(scores), 1) - 1
+        return Candidates(picked(boxes, at.flatten(1)), scores.flatten(1), classes.flatten(1), count * self.classes)
+
     def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
         matched = self._matched(self.matcher, targets)
         hushed = silent & (torch.stack(matched) < 0)
@@ -228,7 +271,7 @@ class Ssd(OneStage):
         certain[0] = _CERTAIN
         answers = {**answers, "cls_logits": torch.where(hushed[..., None], certain, answers["cls_logits"])}
         # torchvision's own method, which asks of its network no more than `box_coder` and `neg_to_pos_ratio`
-        found: Losses = SSD.compute_loss(self, _told(targets), answers, self._anchors(silent), matched)
+        found: Losses = SSD.compute_loss(self, told(targets), answers, self._anchors(silent), matched)
         return found
 
 
@@ -245,7 +288,8 @@ class TwoStage(Detector):
         super().__init__(network, network.rpn.anchor_generator, shape, classes)
         self.rpn: Any = network.rpn
         self.roi_heads: Any = network.roi_heads
-        self.proposals = int(self.rpn._post_nms_top_n["testing"])
+        self.proposals, self.most = (int(of["testing"]) for of in (self.rpn._post_nms_top_n, self.rpn._pre_nms_top_n))
+        self.found = self.roi_heads.detections_per_img
         pool = self.roi_heads.box_roi_pool
         self.pooled = tuple(at for at, name in enumerate(self.levels) if name in pool.featmap_names)
 
@@ -257,7 +301,7 @@ class TwoStage(Detector):
         pyramid = self.pyramid(images)
         objectness, deltas = self.rpn.head(pyramid)
         regions = self._pool(pyramid, self._fixed(images))
-        scores, boxes = self.roi_heads.box_predictor(self.embedding(regions))
+        scores, boxes = self._told(self.embedding(regions))
         return {"objectness": objectness, "deltas": deltas, "scores": scores, "boxes": boxes}
 
     def study(self, images: Tensor, labels: Tensor, step: int = 0) -> Studied:
@@ -266,10 +310,10 @@ class TwoStage(Detector):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(step)
             losses, proposals = self._proposed(pyramid, targets)
-            boxes, _, classes, deltas = self.roi_heads.select_training_samples(proposals, _told(targets))
+            boxes, _, classes, deltas = self.roi_heads.select_training_samples(proposals, told(targets))
         regions = self.regions(pyramid, boxes)
         embedding = self.embedding(regions)
-        scores, found = self.roi_heads.box_predictor(embedding)
+        scores, found = self._told(embedding)
         if len(scores):
             losses["loss_classifier"], losses["loss_box_reg"] = fastrcnn_loss(scores, found, classes, deltas)
         return Studied(losses, pyramid, boxes, regions, embedding)
@@ -289,13 +333,51 @@ class TwoStage(Detector):
         found: Tensor = self.roi_heads.box_head(regions)
         return found
 
+    def detect(self, images: Tensor, *, at_once: bool = False) -> Tensor:
+        pyramid, heads = self.pyramid(images), self.roi_heads
+        proposals = best(self._proposals(pyramid, at_once), self.proposals)
+        there, boxes = proposals[..., 4:5], proposals[..., :4]
+        regions = torch.cat([numbers(boxes[..., 0])[..., None].expand_as(there), boxes], -1).flatten(0, 1)
+        scores, codes = self._told(self.embedding(self._pool(pyramid, regions)))
+        # Of every region a score for each class, and a box of each class; the first is background.
+        scores = torch.softmax(scores, -1)[:, 1:].view(-1, self.proposals, self.classes) * (there > 0)
+        codes = codes.view(-1, self.proposals, self.classes + 1, 4)[:, :, 1:]
+        sides = (boxes[..., 2:] - boxes[..., :2])[:, :, None]
+        middles = boxes[:, :, None, :2] + sides * 0.5
+        found = decoded(codes, sides, middles, heads.box_coder.weights, heads.box_coder.bbox_xform_clip)
+        count = min(_MOST, self.proposals * self.classes)
+        values, at = torch.topk(scores.flatten(1), count, 1)
+        chosen = Candidates(picked(found.flatten(1, 2), at), values, (at % self.classes).float(), count)
+        chosen = chosen.within(self.size, score=heads.score_thresh, side=_LEAST_SIDE)
+        return best(Suppression(heads.nms_thresh, self.size, self.classes, at_once)(chosen), self.found)
+
+    def _proposals(self, pyramid: list[Tensor], at_once: bool) -> Candidates:
+        """By level of the pyramid."""
+        rpn, parts = self.rpn, []
+        sides, middles = self._sides()
+        for level, ((start, stop), objectness, deltas) in enumerate(zip(self.spans, *rpn.head(pyramid), strict=True)):
+            codes = deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
+            here = (sides[start:stop], middles[start:stop])
+            boxes = decoded(codes, *here, rpn.box_coder.weights, rpn.box_coder.bbox_xform_clip)
+            count = min(self.most, stop - start)
+            logits, at = torch.topk(objectness.permute(0, 2, 3, 1).flatten(1), count, 1)
+            scores = torch.sigmoid(logits)
+            parts.append(Candidates(picked(boxes, at), scores, torch.zeros_like(scores) + level, count))
+        found = Candidates.of(parts).within(self.size, score=rpn.score_thresh, side=rpn.min_size)
+        return Suppression(rpn.nms_thresh, self.size, len(self.spans), at_once)(found)
+
+    def _told(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores `[regions, 1 + classes]`, background first, and codes of boxes `[regions, 4 * (1 + classes)]`."""
+        predictor = self.roi_heads.box_predictor
+        return predictor.cls_score(embedding), predictor.bbox_pred(embedding)
+
     def _proposed(self, pyramid: list[Tensor], targets: Sequence[Target]) -> tuple[Losses, list[Tensor]]:
         """The losses of the first stage, and its proposals without those that lie in regions to be ignored."""
         rpn, anchors = self.rpn, self._anchors(pyramid[0])
         objectness, deltas = rpn.head(pyramid)
         counts = [level[0].numel() for level in objectness]
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
-        wanted, matched = rpn.assign_targets_to_anchors(anchors, _told(targets))
+        wanted, matched = rpn.assign_targets_to_anchors(anchors, told(targets))
         seen = self._seen(self.anchors)
         for want, target in zip(wanted, targets, strict=True):
             want[(want == 0) & ~target.background(seen)] = -1  # neither of both: it is not sampled
@@ -338,34 +420,7 @@ class TwoStage(Detector):
         levels = torch.clamp(levels, finest, finest + len(scales) - 1) - finest
         found = torch.zeros(())
         for level, (at, scale) in enumerate(zip(self.pooled, scales, strict=True)):
-            here = ops.roi_align(pyramid[at], regions, pool.output_size, scale, pool.sampling_ratio)
+            here = roi_align(pyramid[at], regions, pool.output_size, scale, pool.sampling_ratio)
             here = here * (1 - torch.clamp(torch.abs(levels - level), 0, 1))[:, None, None, None]
             found = here if level == 0 else found + here
         return found
-
-
-def targets_of(labels: Tensor, background: int) -> list[Target]:
-    """Labels `[n, most, 7]` as targets, with classes from `background` on. Boxes without area are left out."""
-    found = []
-    for rows in labels:
-        boxes = rows[:, BOX]
-        real = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        objects, ignored = real & (rows[:, KIND] == OBJECT), real & (rows[:, KIND] == IGNORED)
-        classes = rows[objects, CLASS].to(torch.int64) + background
-        found.append(Target(boxes[objects], classes, boxes[ignored]))
-    return found
-
-
-def _told(targets: Sequence[Target]) -> list[Mapping[str, Tensor]]:
-    """Targets as torchvision wants to be told them."""
-    return [{"boxes": target.boxes, "labels": target.classes} for target in targets]
-
-
-def _inside(anchors: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Whether the middle of an anchor is in an object of an image, `[n, anchors]`."""
-    x, y = ((anchors[:, :2] + anchors[:, 2:]) / 2).unbind(1)
-    found = []
-    for target in targets:
-        x1, y1, x2, y2 = target.boxes[:, None].unbind(2)
-        found.append(((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(0))
-    return torch.stack(found)

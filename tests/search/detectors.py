@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +44,11 @@ class Backbone(nn.Module):
         return self.fpn(found) if self.fpn else found
 
 
-def network(family: str, *, score: float = 0.05, found: int = 20, candidates: int = 60, **options: Any) -> nn.Module:
-    """In training mode, of random weights larger than usual, so that something is found."""
+def network(family: str, *, score: float = 0.05, found: int = 20, candidates: int = 60) -> nn.Module:
+    """In training mode, of random weights larger than usual, so that something is found. Leaves images as they are."""
     torch.manual_seed(0)
+    options = {"_skip_resize": True, "image_mean": [0] * 3, "image_std": [1] * 3}
+    options |= {} if family == "ssdlite" else {"min_size": SHAPE[1], "max_size": SHAPE[1]}
     limits = {"score_thresh": score, "nms_thresh": 0.5, "detections_per_img": found, "topk_candidates": candidates}
     sizes, ratios = ((8,), (16,), (32,), (64,)), ((0.5, 1.0, 2.0),) * 4
     if family == "faster_rcnn":
@@ -82,12 +83,14 @@ def network(family: str, *, score: float = 0.05, found: int = 20, candidates: in
         head = SSDLiteHead(list(_WIDTHS), boxes.num_anchors_per_location(), CLASSES + 1, nn.BatchNorm2d)
         made = SSD(Backbone(None), boxes, SHAPE[1:], CLASSES + 1, head=head, **limits, **options)
     for name, parameter in made.named_parameters():
-        if name.split(".")[-2] in ("cls_logits", "cls_score", "bbox_pred", "bbox_reg") or "_list" in name:
-            nn.init.normal_(parameter, std=0.3)
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
     return made
 
 
-def small(family: str, **options: Any) -> Detector:
+def small(family: str, **options: float) -> Detector:
     return detector(network(family, **options), SHAPE, CLASSES)
 
 

@@ -9,7 +9,8 @@ import torch
 from torchvision.ops import box_iou
 
 from search.boxes import KIND
-from search.detector import TwoStage, targets_of
+from search.detector import TwoStage
+from search.targets import targets_of
 from tests.search.detectors import CLASSES, FAMILIES, SHAPE, images, labels, network, small
 
 
@@ -17,7 +18,7 @@ from tests.search.detectors import CLASSES, FAMILIES, SHAPE, images, labels, net
 def test_losses_are_those_of_torchvision(family: str) -> None:
     detector, answers = small(family), labels()
     answers[..., KIND][answers[..., KIND] == 2] = 0
-    theirs = network(family, _skip_resize=True, image_mean=[0] * 3, image_std=[1] * 3)
+    theirs = network(family)
     batch, background = images(3), family in ("faster_rcnn", "ssdlite")
     targets = [{"boxes": t.boxes, "labels": t.classes} for t in targets_of(answers, int(background))]
     torch.manual_seed(7)
@@ -119,3 +120,22 @@ def test_heads_answer_in_fixed_shapes(family: str) -> None:
         else:
             assert answer["bbox_regression"].shape == (n, len(detector.anchors), 4)
     assert detector.anchors.amax() > SHAPE[1] / 2
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("score", [0.05, 0.5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_finds_what_torchvision_finds(family: str, score: float, at_once: bool) -> None:
+    theirs = network(family, score=score).eval()
+    detector = small(family, score=score).eval()
+    with torch.no_grad():
+        expected, found = theirs(list(images(3))), detector.detect(images(3), at_once=at_once)
+    assert found.shape == (3, 20, 6)
+    background = int(family in ("faster_rcnn", "ssdlite"))
+    assert sum(len(one["boxes"]) for one in expected) > 5
+    for rows, one in zip(found, expected, strict=True):
+        count = len(one["boxes"])
+        torch.testing.assert_close(rows[:count, :4], one["boxes"], atol=1e-3, rtol=0)
+        torch.testing.assert_close(rows[:count, 4], one["scores"], atol=1e-5, rtol=0)
+        assert (rows[:count, 5] == one["labels"] - background).all()
+        assert (rows[count:] == 0).all()
