@@ -35,6 +35,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "long_tailed": "search.datasets.long_tailed:LongTailed",
         "torchvision": "search.datasets.zoo:Torchvision",
         "image_folder": "search.datasets.folder:ImageFolder",
+        "coco": "search.datasets.coco:Coco",
         "scenes": "search.datasets.scenes:Scenes",
     },
     "distillers": {

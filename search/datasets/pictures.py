@@ -77,6 +77,22 @@ class Tree:
                 "this link leads out of the dataset's folder; put the file itself there", file=self.name(link)
             )
 
+    def below(self, name: str, said: str) -> Path:
+        """
+        What a document of the user, called `said`, names relative to the tree; whether anything is there is not asked.
+
+        Raises:
+            DataError: the name leads out of the tree.
+        """
+        path = self.root / name
+        try:
+            inside = not Path(name).is_absolute() and path.resolve().is_relative_to(self.root)
+        except (ValueError, RuntimeError):  # a NUL in the name, a link that leads to itself
+            inside = False
+        if not inside:
+            raise DataError(f"{name[:200]!a} does not name a file below the dataset's folder", file=said)
+        return path
+
     def folders(self, folder: Path) -> list[Path]:
         return [Path(entry.path) for entry in self.entries(folder) if entry.is_dir()]
 
@@ -90,10 +106,10 @@ class Tree:
                 images.append(Path(entry.path))
         return images
 
-    def read(self, path: Path) -> bytes:
+    def read(self, path: Path, most: int = _MOST_FILE) -> bytes:
         """
         Raises:
-            DataError: not a regular file, not readable, empty, or larger than 256 MiB.
+            DataError: not a regular file, not readable, empty, or larger than `most` bytes.
         """
         try:
             # a named pipe would block the open for ever, hence O_NONBLOCK before it is known to be a file
@@ -101,11 +117,9 @@ class Tree:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise DataError("not a regular file", file=self.name(path))
-                if status.st_size > _MOST_FILE:
-                    raise DataError(
-                        f"larger than {_MOST_FILE // 2**20} MiB; store a smaller image", file=self.name(path)
-                    )
-                content = file.read(_MOST_FILE + 1)
+                if status.st_size > most:
+                    raise DataError(f"larger than {most // 2**20} MiB; store a smaller file", file=self.name(path))
+                content = file.read(most + 1)
         except OSError as error:
             raise DataError(f"the file cannot be read: {error.strerror}", file=self.name(path)) from None
         if not content:
@@ -142,12 +156,21 @@ class Tree:
                 draft.write_text(json.dumps(rows))
         return [str(row[-1]) for row in rows.values()]
 
-    def decode(self, paths: Sequence[Path], digests: Sequence[str], size: int, channels: Channels) -> NDArray[np.uint8]:
+    def decode(
+        self,
+        paths: Sequence[Path],
+        digests: Sequence[str],
+        size: int,
+        channels: Channels,
+        whole: Sequence[tuple[int, int]] | None = None,
+    ) -> NDArray[np.uint8]:
         """
-        Images `[n, channels, size, size]`: the largest central square of each, resized by bicubic interpolation.
+        Images `[n, channels, size, size]`, resized by bicubic interpolation: of each the largest central square, or,
+        where its width and height are given in `whole`, all of it, as `letterbox` says.
 
         Raises:
-            DataError: a file leads out of the tree, is corrupt or too large, or is not the one that was digested.
+            DataError: a file leads out of the tree, is corrupt or too large, is not the one that was digested, or is
+                not as wide and high as was said.
         """
         images = np.empty((len(paths), channels, size, size), np.uint8)
 
@@ -158,7 +181,9 @@ class Tree:
             if hashlib.sha256(content).hexdigest() != digest:
                 raise DataError("the file changed while the dataset was read; start again", file=self.name(path))
             try:
-                images[index] = _decoded(content, size, channels)
+                images[index] = _decoded(content, size, channels, whole[index] if whole else None)
+            except DataError as error:
+                raise DataError(error.message, file=self.name(path)) from None
             except UnidentifiedImageError:
                 raise DataError(
                     f"not an image ({', '.join(_FORMATS)} are read); remove it", file=self.name(path)
@@ -191,25 +216,67 @@ def in_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 def to_array(image: Image.Image, size: int, channels: Channels) -> NDArray[np.uint8]:
     """`[channels, size, size]` of any image; transparency is dropped, 16-bit grey is scaled to 8."""
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
-    if image.mode in ("P", "PA", "LA") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert("RGB" if channels == 3 else "L")
+    image = _plain(image, channels)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
-def _decoded(content: bytes, size: int, channels: Channels) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a square an image lies that keeps its shape: `left`, `top`, `width` and `height`, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def letterbox(width: int, height: int, size: int) -> Place:
+    """As large as fits into `size`, in the middle."""
+    longer = max(width, height)
+    wide, high = (max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
+    return Place((size - wide) // 2, (size - high) // 2, wide, high)
+
+
+def _plain(image: Image.Image, channels: Channels) -> Image.Image:
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
+    if image.mode in ("P", "PA", "LA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _letterboxed(image: Image.Image, size: int, channels: Channels, stated: tuple[int, int]) -> NDArray[np.uint8]:
+    """`[channels, size, size]`; what the image leaves free has the colour that `statistics` calls the mean."""
+    place = letterbox(*stated, size)
+    small = _plain(image, channels).resize((place.width, place.height), Image.Resampling.BICUBIC)
+    array = np.empty((channels, size, size), np.uint8)
+    array[:] = np.rint(255 * np.array(statistics(channels)[0])).astype(np.uint8)[:, None, None]
+    pixels = np.asarray(small).reshape(place.height, place.width, channels).transpose(2, 0, 1)
+    array[:, place.top : place.top + place.height, place.left : place.left + place.width] = pixels
+    return array
+
+
+def _decoded(content: bytes, size: int, channels: Channels, stated: tuple[int, int] | None) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} are more than {_MOST_PIXELS:,} pixels")
+        found = image.size
         image.draft(None, (2 * size, 2 * size))  # lets a JPEG be decoded at a fraction of its size
         image.load()
-        return to_array(ImageOps.exif_transpose(image), size, channels)
+        if stated is None:
+            return to_array(ImageOps.exif_transpose(image), size, channels)
+        if found == stated:  # boxes were drawn on the pixels as they are stored
+            return _letterboxed(image, size, channels, stated)
+        turned = ImageOps.exif_transpose(image)
+        if turned.size != image.size and found[::-1] == stated:
+            return _letterboxed(turned, size, channels, stated)
+    raise DataError(
+        f"this image is {found[0]}x{found[1]} pixels, but {stated[0]}x{stated[1]} by its annotations; correct them"
+    )
 
 
 @contextmanager

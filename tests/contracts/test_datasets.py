@@ -45,6 +45,12 @@ CASES = [
     Case("digits", lambda _: {}, {"size": 16}, (1150, 250, 397)),
     Case("cluttered_digits", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
     Case("shapes", lambda _: dict(SMALL), {"seed": 1}, (120, 40, 40)),
+    Case(
+        "coco",
+        lambda folder: {"path": _once(pictures.coco)(folder), "size": 32, **pictures.COCO},
+        {"channels": 1},
+        (8, 4, 4),
+    ),
     Case("scenes", lambda _: {"train": 30, "validation": 12, "test": 10, "size": 64}, {"seed": 1}, (30, 12, 10)),
     Case(
         "torchvision",

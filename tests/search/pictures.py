@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -31,6 +32,42 @@ def tree(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 8, f
 def split_tree(root: Path) -> Path:
     for number, split in enumerate(SPLITS):
         tree(root / split, first=10_000 * number)
+    return root
+
+
+COCO = {
+    "train": {"annotations": "annotations/train.json", "images": "train"},
+    "validation": {"annotations": "annotations/validation.json", "images": "validation"},
+    "test": {"annotations": "annotations/test.json", "images": "test"},
+}
+
+
+def coco(root: Path, counts: tuple[int, ...] = (8, 4, 4)) -> Path:
+    """
+    Images of 12x10 pixels, with instances as COCO writes them: the first of a split has a cat and a crowd of dogs, the
+    second nothing, the third a cat and a dog, the fourth nothing, and so on.
+    """
+    (root / "annotations").mkdir(parents=True)
+    for number, (split, count) in enumerate(zip(SPLITS, counts, strict=False)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for index in range(count):
+            picture(7000 + 100 * number + index).save(root / split / f"{index}.png")
+            images.append({"id": 10 + index, "file_name": f"{index}.png", "width": 12, "height": 10})
+            if index % 2 == 0:
+                cat = {"image_id": 10 + index, "category_id": 3, "bbox": [1, 2, 4, 6], "iscrowd": 0, "area": 24}
+                dogs = {"image_id": 10 + index, "category_id": 1, "bbox": [6, 0, 6, 10]}
+                annotations += [
+                    {"id": 2 * index + 1, **cat},
+                    {"id": 2 * index + 2, **dogs, "iscrowd": int(index % 4 == 0)},
+                ]
+        document = {
+            "info": {"year": 2026},
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}],
+        }
+        (root / COCO[split]["annotations"]).write_text(json.dumps(document))
     return root
 
 
