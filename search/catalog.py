@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "small_resnet": "search.teachers.small:SmallResNet",
         "small_mobilenet": "search.teachers.small:SmallMobileNet",
         "torchvision": "search.teachers.zoo:Torchvision",
+        "detector": "search.teachers.detector:TorchvisionDetector",
     },
     "datasets": {
         "digits": "search.datasets.digits:Digits",

@@ -21,7 +21,8 @@ from torch import nn
 from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
 from search.course import Coursed, blank, spans
-from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
+from search.detector import Detector
+from search.errors import BudgetImpossible, FieldError, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.front import Front
 from search.latency.model import Timed
@@ -265,10 +266,19 @@ _TIMES = ("latency", "throughput")
 
 
 def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Survey:
-    """The survey of a teacher of the dataset's images; the same for everyone who asks. Raises `Unsupported`."""
+    """
+    The survey of a teacher of the dataset's images; the same for everyone who asks.
+
+    Raises:
+        Unsupported: the teacher cannot be surveyed, or its answers are not those that the dataset asks for.
+        InvalidSpec: as `survey` says; a detector has one size of image.
+    """
+    if isinstance(teacher, Detector) and options.resolutions:
+        why = "a detector's anchors are made for one size of image; leave `resolutions` out"
+        raise InvalidSpec([FieldError("/space/resolutions", "INVALID_VALUE", why)])
     example = torch.randn(2, *info.shape, generator=torch.Generator().manual_seed(0))
     found = survey(teacher, example, options)
-    if found.outputs != ((1, len(info.classes)),):
+    if not isinstance(teacher, Detector) and found.outputs != ((1, len(info.classes)),):
         raise Unsupported(
             f"the network answers an image with {' and '.join(map(str, found.outputs))}; "
             f"a classifier of this dataset answers with logits {(1, len(info.classes))}"

@@ -274,6 +274,8 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
             self._shuffle(inputs[0], args[1], outputs[0])
         elif plain in FLAT:
             self._flat(inputs[0], outputs[0], name)
+        elif plain == "roi_align":
+            self._pooled(inputs[0], inputs[1], outputs[0])
         elif plain in REDUCTIONS:
             self._reduce(func, args, kwargs, outputs)
         elif is_pointwise(func, plain):
@@ -377,6 +379,15 @@ class _Follower(_Watcher):  # type: ignore[no-untyped-call]
             return self._freeze(mark.labels, f"its channels lie across the picture in `{name}`")
         shape = output.shape
         labels, lanes = (one[..., :1, :1].expand(shape) for one in (mark.labels, mark.lanes))
+        return self._set(output, Mark(labels, lanes))
+
+    def _pooled(self, tensor: Tensor, regions: Tensor, output: Tensor) -> None:
+        """Regions `[r, c, ...]` of pictures `[n, c, h, w]`: of every picture the channels are the same ones."""
+        mark = self._mark(tensor)
+        self._freeze(self._mark(regions).labels, "regions are read from it")
+        if any(dim != 1 for dim in changes(mark.labels)):
+            return self._freeze(mark.labels, "its channels lie across the picture in `roi_align`")
+        labels, lanes = (one[:1, :, :1, :1].expand(output.shape) for one in (mark.labels, mark.lanes))
         return self._set(output, Mark(labels, lanes))
 
     def _reduce(self, func: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> None:

@@ -7,10 +7,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 from torch.func import functional_call
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from search.errors import Unsupported, did_you_mean
 from search.part import Name, Part
@@ -19,6 +20,15 @@ Shape = tuple[int, int, int]
 
 _LARGEST = 512
 """Largest image tried when the smallest workable one is looked for, in pixels a side."""
+_RESNETS: dict[str, tuple[type[nn.Module], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (Bottleneck, [3, 8, 36, 3]),
+}
+"""Block and depths of those that can be made of any width."""
+_MOBILENETS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
 
 
 @cache
@@ -40,6 +50,9 @@ class Torchvision:
         builder: Name = Field(json_schema_extra=lambda schema: schema.update(enum=list(builders())))
         """torchvision's name of the network, for example `resnet18` or `mobilenet_v3_small`."""
 
+        width: float = Field(1.0, ge=0.05, le=4)
+        """Multiplies the channels of ResNets and MobileNets, to multiples of 8; other networks have one width."""
+
         @field_validator("builder")
         @classmethod
         def _known(cls, builder: str) -> str:
@@ -48,8 +61,15 @@ class Torchvision:
                 raise ValueError(f"torchvision has no classification network called `{builder}`{hint}")
             return builder
 
+        @model_validator(mode="after")
+        def _has_widths(self) -> Torchvision.Options:
+            able = (*_RESNETS, *_MOBILENETS)
+            if self.width != 1 and self.builder not in able:
+                raise ValueError(f"`{self.builder}` has one width; leave `width` out, or take one of {', '.join(able)}")
+            return self
+
     def __init__(self, options: Options) -> None:
-        self._name = options.builder
+        self._name, self._width = options.builder, options.width
         self._workable: set[Shape] = set()
 
     def build(self, shape: Shape, classes: int, seed: int = 0) -> nn.Module:
@@ -63,7 +83,7 @@ class Torchvision:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                model = _made(self._name, shape, classes)
+                model = _made(self._name, shape, classes, self._width)
             except ValueError:  # built for one size of image, and not for this one
                 works = False
             else:
@@ -112,12 +132,42 @@ def _is_sized(name: str) -> bool:
     return name.startswith(("vit_", "maxvit_"))
 
 
-def _made(name: str, shape: Shape, classes: int) -> nn.Module:
+class _Narrow(ResNet):  # type: ignore[misc]
+    """A ResNet whose every width is multiplied."""
+
+    inplanes: int
+
+    def __init__(self, name: str, width: float, classes: int) -> None:
+        block, depths = _RESNETS[name]
+        self._width = width
+        super().__init__(block, depths)
+        self.fc = nn.Linear(self.inplanes, classes)
+
+    def _make_layer(self, block: Any, planes: int, *rest: Any, **options: Any) -> nn.Sequential:
+        if planes == self.inplanes == 64:  # the first stage: nothing is built on the stem yet
+            self.inplanes = self._scaled(64)
+            self.conv1 = nn.Conv2d(3, self.inplanes, 7, 2, 3, bias=False)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+        layer: nn.Sequential = super()._make_layer(block, self._scaled(planes), *rest, **options)
+        return layer
+
+    def _scaled(self, channels: int) -> int:
+        return max(8, round(channels * self._width / 8) * 8)
+
+
+def _made(name: str, shape: Shape, classes: int, width: float = 1.0) -> nn.Module:
     channels, size, _ = shape
+    if width != 1 and name in _RESNETS:
+        narrow = _Narrow(name, width, classes)
+        if channels != 3:
+            _take_channels(narrow, channels)
+        return narrow
     builder: Callable[..., nn.Module] = models.get_model_builder(name)
     options: dict[str, Any] = {"weights": None, "num_classes": classes}
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
+    elif width != 1:
+        options["width_mult"] = width
     elif name.startswith("vit_"):
         if size % int(name.rsplit("_", 1)[1]):
             raise ValueError("images are not a multiple of the patch")
