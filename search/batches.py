@@ -191,6 +191,11 @@ def augment(split: Split, info: DatasetInfo, rng: np.random.Generator) -> Split:
     return Split(np.ascontiguousarray(images), labels)
 
 
+def unlabelled(count: int, info: DatasetInfo) -> Labels:
+    """Labels of so many images that show nothing, or class 0."""
+    return boxes.packed([()] * count) if info.task == "detection" else np.zeros(count, dtype=np.int64)
+
+
 def views(split: Split, info: DatasetInfo, count: int, seed: int) -> Split:
     """
     `count` fixed versions of the split, one after the other: the images as they are, then augmented copies.

@@ -47,6 +47,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "dkd": "search.distillers.dkd:Dkd",
         "feature": "search.distillers.feature:Feature",
         "fitnet": "search.distillers.fitnet:FitNet",
+        "hierarchical": "search.distillers.hierarchical:Hierarchical",
         "hinton": "search.distillers.hinton:Hinton",
         "pcl": "search.distillers.pcl:Pcl",
         "rkd": "search.distillers.rkd:Rkd",

@@ -16,14 +16,16 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search.batches import Batch, Cached, Normalise, Source
+from search.batches import Batch, Cached, Normalise, Source, unlabelled
+from search.detector import Detector
 from search.errors import UserError
 from search.plugins import DatasetInfo, Distiller
 from search.spec import JobSpec, Trained
-from search.taps import Sights, Tap, Watched, forward, sights
+from search.taps import Sights, Tap, Watched, forward, precision, sights
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Material:
 def blank(spec: JobSpec, part: Trained, info: DatasetInfo, found: Surveyed) -> Material:
     """Of a job of which nothing has been trained yet: the untrained teacher, and one grey image."""
     images = np.full((spec.search.views, *info.shape), 128, dtype=np.uint8)
-    labels = np.zeros(len(images), dtype=np.int64)
+    labels = unlabelled(len(images), info)
     logits = np.zeros((len(images), len(info.classes)), dtype=np.float32)
     return material(spec, part, found, Cached(images, labels, logits, Normalise(info)))
 
@@ -194,6 +196,17 @@ class Plain(Course):
         return self._distiller.loss(forward(self.student, batch.images), batch.labels, batch.teacher_logits)
 
 
+class Alone(Course):
+    """A detector's own losses and nothing else."""
+
+    student: Detector
+
+    def loss(self, batch: Batch, stage: Stage, step: int) -> Tensor:
+        with precision(batch.images.device):
+            losses = self.student.losses(batch.images, batch.labels, step)
+        return torch.stack([*losses.values()]).sum()
+
+
 @runtime_checkable
 class Coursed(Distiller, Protocol):
     """A distiller that does more than look at logits."""
@@ -212,7 +225,7 @@ def course_of(distiller: Distiller, student: nn.Module, material: Material | Non
         UserError: the distiller needs more than logits, and there is no `material`; or its options do not suit it.
     """
     if not isinstance(distiller, Coursed):
-        return Plain(student, distiller)
+        return Alone(student) if isinstance(student, Detector) else Plain(student, distiller)
     if material is None:
         raise UserError(f"{type(distiller).__name__} needs more than logits, which is all there is here")
     return distiller.course(student, material)

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from search.batches import Cached, Normalise
+from search.batches import Cached, Normalise, unlabelled
+from search.boxes import BOX, KIND, OBJECT, VISIBLE
 from search.course import Material, Surveyed
-from search.plugins import DatasetInfo, Distiller, SplitName
+from search.plugins import DatasetInfo, Distiller, Labels, SplitName
 from search.quality import EVALUATION_BATCH, outputs
 from search.rungs import Rungs
 from search.space import Site
@@ -97,7 +98,7 @@ def pace(
     rng = np.random.default_rng(0)
     # Two views, for distillers that compare them.
     images = rng.integers(0, 256, (_VIEWS * size, *info.shape), dtype=np.uint8)
-    labels = np.tile(rng.integers(0, len(info.classes), size), _VIEWS)
+    labels = np.concatenate([_labels(rng, size, info)] * _VIEWS)
     logits = np.zeros((len(labels), len(info.classes)), dtype=np.float32)
     source = Cached(images, labels, logits, Normalise(info, device))
     # So early in its warm-up that the weights hardly move: noise teaches nothing.
@@ -121,6 +122,17 @@ def pace(
             outputs(model, images[:size], source.normalise)
             looked.append((time.perf_counter() - began) / size)
     return Pace(_span(learned), _span(looked))
+
+
+def _labels(rng: np.random.Generator, count: int, info: DatasetInfo) -> Labels:
+    """Of noise: some class, of detection at some place."""
+    if info.task != "detection":
+        return rng.integers(0, len(info.classes), count)
+    labels = unlabelled(count, info)
+    corner = rng.uniform(0, info.size / 2, (count, 2))
+    labels[:, 0, BOX] = np.hstack([corner, corner + info.size / 4])
+    labels[:, 0, KIND], labels[:, 0, VISIBLE] = OBJECT, 1
+    return labels
 
 
 def middle(paces: Sequence[Pace]) -> Pace:

@@ -74,16 +74,15 @@ def chosen(losses: Losses, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Front:
-    """What a front is of: `costs` to be made small, what the teacher has of each, and how many `classes` there are."""
+    """What a front is of: `costs` to be made small, what the teacher has of each, and what `chance` would reach."""
 
     costs: tuple[str, ...]
     teacher: Mapping[str, int]
-    classes: int
+    chance: float
 
     def losses(self, accuracies: Sequence[float], costs: Sequence[Mapping[str, int]]) -> Losses:
         """Of n networks; accuracies are 0..1."""
-        chance = 1 / self.classes
-        missed = [[(1 - accuracy) / (1 - chance)] for accuracy in accuracies]
+        missed = [[(1 - accuracy) / (1 - self.chance)] for accuracy in accuracies]
         shares = [[cost[metric] / max(self.teacher[metric], 1) for metric in self.costs] for cost in costs]
         return np.hstack([np.array(missed).reshape(-1, 1), np.array(shares).reshape(-1, len(self.costs))])
 

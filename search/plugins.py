@@ -111,6 +111,11 @@ class Distiller(Protocol):
         ...
 
 
+def tasks_of(plugin: object) -> tuple[Task, ...]:
+    """What a teacher or a distiller is for, as its class says by `tasks`; classification, of one that says nothing."""
+    return getattr(plugin, "tasks", ("classification",))
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """`candidate` is what shall be trained, `origin` what the sampler itself proposed, `extra` its own notes (JSON)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,34 +12,84 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search.batches import Cached, Images, Normalise
+from search.boxes import CLASS, KIND, OBJECT
+from search.detections import Found, judge
+from search.detector import Detector
 from search.errors import NonFinite
+from search.plugins import DatasetInfo, Labels
 
 EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """`accuracy` 0..1; `kl` is the mean KL(teacher || network) at T = 1 in nats, 0 where there is no teacher."""
+    """
+    `accuracy` 0..1, of a detector its mean average precision; `kl` is the mean KL(teacher || network) at T = 1 in
+    nats, 0 of a detector and where there is no teacher.
+    """
 
     accuracy: float
     kl: float
 
 
 def outputs(model: nn.Module, images: Images, normalise: Normalise) -> NDArray[np.float32]:
-    """Logits `[n, classes]` in evaluation mode for images `[n, channels, size, size]`."""
+    """
+    Answers in evaluation mode to images `[n, channels, size, size]`: logits `[n, classes]`, of a `Detector` its
+    detections `[n, found, 6]`.
+    """
     model.eval()
+    ask = model.detect if isinstance(model, Detector) else model
     with torch.inference_mode():
         rows = [
-            model(normalise(images[start : start + EVALUATION_BATCH])).float().cpu().numpy()
+            ask(normalise(images[start : start + EVALUATION_BATCH])).float().cpu().numpy()
             for start in range(0, len(images), EVALUATION_BATCH)
         ]
-    logits: NDArray[np.float32] = np.concatenate(rows)
-    return logits
+    answers: NDArray[np.float32] = np.concatenate(rows)
+    return answers
+
+
+def merit(answers: NDArray[np.float32], labels: Labels, info: DatasetInfo) -> float:
+    """What a network is judged by, 0..1: accuracy, of a detector mean average precision."""
+    if info.task == "detection":
+        return seen(answers, labels, info).map
+    return accuracy(answers, labels)
+
+
+def seen(answers: NDArray[np.float32], labels: Labels, info: DatasetInfo) -> Found:
+    """How good detections are, by the dataset's own measure of which objects are too small to count as missed."""
+    return judge(answers, labels, len(info.classes), least_height=info.least_height)
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Share of rows of `logits` `[n, classes]` whose largest entry is at `labels` `[n]`."""
     return float((logits.argmax(axis=1) == labels).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """On the test set: what a network is judged by, and what else is said of it, by name."""
+
+    quality: Quality
+    shots: Mapping[str, float]
+    """Of a classifier: accuracy by how many training images a class has."""
+    detection: Mapping[str, float]
+    """Of a detector: `ap50`, its average precision at an overlap of .5, and `miss_rate`, of which less is better."""
+
+
+def graded(answers: NDArray[np.float32], data: Cached, counts: NDArray[np.int64], *, taught: bool = True) -> Grade:
+    """As `judged`, and all else there is to say; `counts` `[classes]` are images to train on (`per_class`)."""
+    found, info = judged(answers, data, taught=taught), data.normalise.info
+    if info.task == "detection":
+        told = seen(answers, data.labels, info)
+        return Grade(found, {}, {"ap50": told.ap50, "miss_rate": told.miss_rate})
+    return Grade(found, shots(answers, data.labels, counts), {})
+
+
+def per_class(labels: Labels, info: DatasetInfo) -> NDArray[np.int64]:
+    """How many images each class has, `[classes]`; of detection, how many objects."""
+    if info.task == "detection":
+        labels = labels[labels[..., KIND] == OBJECT][:, CLASS].astype(np.int64)
+    return np.bincount(labels, minlength=len(info.classes))
 
 
 def shots(logits: NDArray[np.float32], labels: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, float]:
@@ -64,19 +115,21 @@ def quality(model: nn.Module, data: Cached, *, taught: bool = True) -> Quality:
     return judged(outputs(model, data.images, data.normalise), data, taught=taught)
 
 
-def judged(logits: NDArray[np.float32], data: Cached, *, taught: bool = True) -> Quality:
+def judged(answers: NDArray[np.float32], data: Cached, *, taught: bool = True) -> Quality:
     """
-    `logits` `[n, classes]` are a network's for the images of `data`. `taught` says whether the logits of `data` are a
-    teacher's; otherwise nobody asks how near to them a network comes.
+    `answers` are a network's `outputs` for the images of `data`. `taught` says whether the logits of `data` are a
+    teacher's; otherwise, and of a detector, nobody asks how near to them a network comes.
 
     Raises:
         NonFinite: they are NaN or infinite.
     """
-    if not np.isfinite(logits).all():
+    if not np.isfinite(answers).all():
         raise NonFinite("the network's outputs are not finite")
-    if not taught:
-        return Quality(accuracy(logits, data.labels), 0.0)
-    answer = F.log_softmax(torch.from_numpy(logits), dim=1)
+    info = data.normalise.info
+    reached = merit(answers, data.labels, info)
+    if not taught or info.task == "detection":
+        return Quality(reached, 0.0)
+    answer = F.log_softmax(torch.from_numpy(answers), dim=1)
     target = F.log_softmax(torch.from_numpy(np.array(data.logits)), dim=1)
     kl = F.kl_div(answer, target, reduction="batchmean", log_target=True)
-    return Quality(accuracy(logits, data.labels), max(float(kl), 0.0))
+    return Quality(reached, max(float(kl), 0.0))

@@ -30,7 +30,7 @@ from search.latency.quick import quickly
 from search.library import lots
 from search.plan import Checked, plan
 from search.planner import Planner
-from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher
+from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher, tasks_of
 from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
@@ -59,8 +59,19 @@ class Recipe:
 
     @cached_property
     def info(self) -> DatasetInfo:
-        """Raises `DataError` when the dataset cannot be read."""
-        return self.known or self.dataset.info()
+        """
+        Raises:
+            DataError: the dataset cannot be read.
+            UserError: it is for another task than the job.
+        """
+        info = self.known or self.dataset.info()
+        if info.task != self.spec.task:
+            raise UserError(
+                f"`{self.spec.dataset.name}` is a dataset of {info.task}, and the job is one of {self.spec.task}; "
+                "name another, or give the job its `task`",
+                pointer="/dataset/name",
+            )
+        return info
 
     @property
     def rungs(self) -> Rungs:
@@ -73,7 +84,8 @@ class Recipe:
 
     def front(self, found: Costs) -> Front | None:
         """What is to be found when no budget says what an accuracy may cost; None when one does."""
-        return Front(self._front, teacher_cost(found), len(self.info.classes)) if self._front else None
+        chance = 0.0 if self.spec.task == "detection" else 1 / len(self.info.classes)
+        return Front(self._front, teacher_cost(found), chance) if self._front else None
 
     @property
     def needs_library(self) -> bool:
@@ -308,6 +320,34 @@ def _without_teacher(recipe: Recipe) -> list[UserError]:
     return [UserError(f"{why} {said}", pointer=pointer) for pointer, said in found.items()]
 
 
+def _detecting(recipe: Recipe) -> list[UserError]:
+    """All that a job of detection asks for which only classifiers have."""
+    spec, found = recipe.spec, dict[str, str]()
+    if spec.search.weights in ("library", "elastic"):
+        found["/search/weights"] = f"`{spec.search.weights}` is made for classifiers; write `slice` or `scratch`"
+    if recipe.strategy is not None and recipe.strategy.needs_plan:
+        name = spec.search.strategy.name
+        found["/search/strategy/name"] = f"`{name}` begins with harms to a classifier; `evolution` or `tpe` does not"
+    if spec.search.rungs[0] == 0:
+        found["/search/rungs/0"] = "untrained networks are compared by a classifier's logits; begin above 0"
+    if spec.space.resolutions:
+        found["/space/resolutions"] = "boxes are in pixels of the images as they are; leave it out"
+    return [UserError(f"with `task: detection`, {said}", pointer=pointer) for pointer, said in found.items()]
+
+
+def _misplaced(recipe: Recipe) -> list[UserError]:
+    """Teachers and distillers that are for another task."""
+    spec, found = recipe.spec, list[UserError]()
+    picked: list[tuple[object, str, str]] = [(recipe.teacher, spec.teacher.name, "/teacher/name")]
+    for part, distiller in recipe.distillers.items():
+        picked.append((distiller, spec.distiller(part).name, f"{spec.distiller_pointer(part)}/name"))
+    for plugin, name, pointer in dict.fromkeys(picked):
+        if plugin is not None and spec.task not in tasks_of(plugin):
+            said = f"`{name}` is for {' and '.join(tasks_of(plugin))}, and the job is one of {spec.task}"
+            found.append(UserError(said, pointer=pointer))
+    return found
+
+
 def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info: DatasetInfo | None = None) -> Recipe:
     """
     Loads every plugin the spec names and checks its options; all mistakes are gathered before any is raised.
@@ -344,6 +384,9 @@ def prepare(spec: JobSpec, files: Files, *, catalog: Catalog | None = None, info
         costs.setdefault(metric, pointer)
     if not spec.teacher.taught:
         mistakes += _without_teacher(recipe)
+    mistakes += _misplaced(recipe)
+    if spec.task == "detection":
+        mistakes += _detecting(recipe)
     for metric, pointer in costs.items():
         try:
             catalog.load("costs", metric)

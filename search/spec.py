@@ -230,6 +230,8 @@ class JobSpec(Part):
     """One compression job: a teacher, a dataset and a budget in; a distilled student under the budget out."""
 
     version: Literal[1] = 1
+    task: Task = "classification"
+    """What the network does: one class an image, or boxes of objects in it."""
     teacher: TeacherSpec
     dataset: Pick
     budget: BudgetSpec = Field(examples=[{"macs": "20%", "params": "200k"}])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from search.device import Usage, usage_of
+from search.device import usage_of
 from search.errors import UserError
 
 
@@ -68,20 +68,21 @@ class Watched:
 
     def dry(self, images: Tensor) -> Seen:
         """As a call, in evaluation mode and without gradients: for the shapes."""
-        with _evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             return self(images)
 
 
 def forward(model: nn.Module, images: Tensor) -> Tensor:
     """Logits `[n, classes]` in float32; on the way in the precision of training (`search.device`)."""
-    use: Usage = usage_of(images.device)
-    images = images.contiguous(memory_format=use.layout)
-    if use.autocast is None:
-        logits: Tensor = model(images)
-    else:
-        with torch.autocast(images.device.type, dtype=use.autocast):
-            logits = model(images)
+    with precision(images.device):
+        logits: Tensor = model(images.contiguous(memory_format=usage_of(images.device).layout))
     return logits.float()
+
+
+def precision(device: torch.device) -> AbstractContextManager[object]:
+    """That of training (`search.device`), for whatever is done within."""
+    kind = usage_of(device).autocast
+    return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def sights(model: nn.Module, image: Tensor, blocks: Iterable[str]) -> Sights:
         if isinstance(module, nn.Linear):
             head[:] = [name]
 
-    with _hooked(names, hook), _evaluating(model), torch.no_grad():
+    with _hooked(names, hook), evaluating(model), torch.no_grad():
         model(image.unsqueeze(0))
     maps = tuple(Tap(name, (shape[0], shape[1], shape[2])) for name, shape in order.items() if len(shape) == 3)
     wanted = set(blocks)
@@ -173,7 +174,7 @@ def trunk(model: nn.Module, image: Tensor, name: str) -> list[str]:
         if module is last:
             done = list(order)
 
-    with _hooked({**inner, last: name}, note), _evaluating(model), torch.no_grad():
+    with _hooked({**inner, last: name}, note), evaluating(model), torch.no_grad():
         model(image.unsqueeze(0))
     if done is None:
         raise LookupError(f"the network does not use its module {name}")
@@ -201,7 +202,7 @@ def _hooked(modules: Iterable[nn.Module], hook: object) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     try:

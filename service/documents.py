@@ -42,12 +42,17 @@ from workers.results import (
 
 class TeacherMetrics(Document):
     accuracy: float
-    """On the test set, 0..1."""
+    """On the test set, 0..1; of a detector mean average precision."""
     validation_accuracy: float
     shots: dict[str, float]
     """
     Of long-tailed data: accuracy on the test set among classes with `many` training images (more than 100), `medium`
     (20 to 100) and `few` (fewer than 20), a group without images left out; else empty.
+    """
+    detection: dict[str, float]
+    """
+    Of a detector, on the test set: `ap50`, average precision at an overlap of .5, and `miss_rate`, the log-average miss
+    rate, of which less is better; else empty.
     """
 
 
@@ -292,7 +297,10 @@ def _metrics(taught: TeacherResult) -> TeacherMetrics | None:
     if taught.accuracy is None or taught.validation_accuracy is None:
         return None
     return TeacherMetrics(
-        accuracy=taught.accuracy, validation_accuracy=taught.validation_accuracy, shots=dict(taught.shots)
+        accuracy=taught.accuracy,
+        validation_accuracy=taught.validation_accuracy,
+        shots=dict(taught.shots),
+        detection=dict(taught.detection),
     )
 
 

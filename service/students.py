@@ -15,12 +15,13 @@ from workers.results import ExportResult, FinalistsResult, SurveyResult, TimeRes
 
 class StudentMetrics(Document):
     accuracy: float
-    """On the test set, 0..1, looked at once."""
+    """On the test set, 0..1, looked at once; of a detector mean average precision."""
     validation_accuracy: float
     kl: float
     """Mean KL(teacher || student) on the test set, in nats; 0 in a job without a teacher."""
     shots: dict[str, float]
-    """As the teacher's."""
+    detection: dict[str, float]
+    """Both as the teacher's."""
 
 
 class VerdictDocument(Document):
@@ -101,7 +102,11 @@ def students_of(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocum
                 trial=student.trial,
                 number=numbers[student.trial],
                 metrics=StudentMetrics(
-                    accuracy=winner.accuracy, validation_accuracy=validation, kl=winner.kl, shots=dict(winner.shots)
+                    accuracy=winner.accuracy,
+                    validation_accuracy=validation,
+                    kl=winner.kl,
+                    shots=dict(winner.shots),
+                    detection=dict(winner.detection),
                 ),
                 cost=dict(student.cost),
                 verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],

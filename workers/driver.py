@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import TypeVar
 
@@ -20,11 +21,12 @@ from search.files import Files
 from search.front import hypervolume
 from search.limits import AccuracyGoal
 from search.plugins import DatasetInfo
+from search.quality import Grade
 from search.recipe import Recipe, best_cost, prepare, teacher_cost
 from search.spec import JobSpec, read_spec
 from search.trial import Trial
 from workers.backends.base import Backend
-from workers.exam import Exam, Grade, examine
+from workers.exam import Exam, examine
 from workers.exporting import write_student
 from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of
@@ -212,6 +214,7 @@ class Driver:
                 accuracy=winners[0].accuracy,
                 kl=winners[0].kl,
                 shots=winners[0].shots,
+                detection=winners[0].detection,
                 winners=tuple(winners) if len(winners) > 1 else (),
                 floor=floor,
                 hypervolume=volume,
@@ -229,7 +232,7 @@ class Driver:
         """A trial that wins several levels is examined once."""
         grades = {trial.id: self._examine(setting, trial) for trial in {trial.id: trial for trial in trials}.values()}
         return [
-            Winner(trial=trial.id, accuracy=grade.quality.accuracy, kl=grade.quality.kl, shots=grade.shots)
+            Winner(trial=trial.id, **asdict(grade.quality), shots=grade.shots, detection=grade.detection)
             for trial, grade in ((trial, grades[trial.id]) for trial in trials)
         ]
 

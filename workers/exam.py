@@ -11,7 +11,7 @@ import numpy as np
 from search.batches import Cached, Normalise
 from search.files import Files
 from search.plugins import DatasetInfo
-from search.quality import Quality, judged, outputs, shots
+from search.quality import Grade, graded, outputs
 from search.recipe import prepare
 from search.spec import read_spec
 from search.teachers.weights import load_weights
@@ -35,14 +35,6 @@ class Exam:
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """On the test set; `shots` are accuracies by how many training images a class has (`search.quality`)."""
-
-    quality: Quality
-    shots: Mapping[str, float]
-
-
 def examine(exam: Exam) -> Iterator[Grade]:
     """Yields how the student does on the test set."""
     spec = read_spec(exam.spec)
@@ -54,6 +46,6 @@ def examine(exam: Exam) -> Iterator[Grade]:
     pupil.restore(exam.artifacts.get(exam.checkpoint))
     test, normalise = recipe.dataset.split("test"), Normalise(exam.info, exam.device)
     target = outputs(teacher.to(exam.device), test.images, normalise)
+    data = Cached(test.images, test.labels, target, normalise)
     answer = outputs(pupil.model, test.images, normalise)
-    reached = judged(answer, Cached(test.images, test.labels, target, normalise), taught=spec.teacher.taught)
-    yield Grade(reached, shots(answer, test.labels, np.array(exam.counts)))
+    yield graded(answer, data, np.array(exam.counts), taught=spec.teacher.taught)

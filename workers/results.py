@@ -22,8 +22,8 @@ class Result(BaseModel):
 
 class TeacherResult(Result):
     """
-    `accuracy` is on the test set, `validation_accuracy` on the set the search looks at; both 0..1, and None of a
-    network that nobody has trained.
+    `accuracy` is on the test set, `validation_accuracy` on the set the search looks at; both 0..1, of a detector mean
+    average precision, and None of a network that nobody has trained.
     """
 
     name: str
@@ -39,6 +39,8 @@ class TeacherResult(Result):
     validation_accuracy: float | None
     shots: Mapping[str, float] = {}
     """Accuracy on the test set by how many training images a class has, as `search.quality.shots` has it."""
+    detection: Mapping[str, float] = {}
+    """Of a detector, on the test set, as `search.quality.Grade` has it."""
 
 
 class TableResult(Result):
@@ -151,16 +153,18 @@ class Winner(Result):
     """On the test set, which is opened here for the first time."""
     kl: float
     shots: Mapping[str, float] = {}
-    """As the teacher's."""
+    detection: Mapping[str, float] = {}
+    """Both as the teacher's."""
 
 
 class FinalistsResult(Result):
     finalists: tuple[FinalistResult, ...]
     winner: str
-    """Of a ladder, its loosest level's; so are its accuracy, kl and shots, which are `Winner`'s."""
+    """Of a ladder, its loosest level's; so are its accuracy, kl, shots and detection, which are `Winner`'s."""
     accuracy: float
     kl: float
     shots: Mapping[str, float] = {}
+    detection: Mapping[str, float] = {}
     winners: tuple[Winner, ...] = ()
     """One a level of a ladder, loosest first, or one a student of a front; empty for a job with one student."""
     floor: float | None = None
@@ -173,7 +177,8 @@ class FinalistsResult(Result):
     @property
     def chosen(self) -> tuple[Winner, ...]:
         """One a student."""
-        return self.winners or (Winner(trial=self.winner, accuracy=self.accuracy, kl=self.kl, shots=self.shots),)
+        best = Winner(trial=self.winner, accuracy=self.accuracy, kl=self.kl, shots=self.shots, detection=self.detection)
+        return self.winners or (best,)
 
 
 class TimeResult(Result):

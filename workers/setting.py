@@ -12,6 +12,7 @@ from torch import nn
 
 from search.budget import Budget, level_of
 from search.latency.model import Timed
+from search.quality import per_class
 from search.recipe import Costs, Recipe
 from search.surgery import Survey
 from search.teachers.weights import load_weights
@@ -97,8 +98,8 @@ class Setting:
     @property
     def counts(self) -> tuple[int, ...]:
         """Training images of each class."""
-        labels, classes = self._workload.arrays["train_labels"], len(self.recipe.info.classes)
-        return tuple((np.bincount(labels, minlength=classes) // self.recipe.spec.search.views).tolist())
+        counted = per_class(np.asarray(self._workload.arrays["train_labels"]), self.recipe.info)
+        return tuple((counted // self.recipe.spec.search.views).tolist())
 
     @property
     def scores(self) -> Scores:

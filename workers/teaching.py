@@ -19,12 +19,12 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import nn
 
-from search.batches import Augmented, Normalise, views
+from search.batches import Augmented, Cached, Normalise, views
 from search.distillers.supervised import Supervised
 from search.errors import NonFinite, UserError
 from search.files import Files
 from search.plugins import Split, SplitName
-from search.quality import accuracy, outputs, shots
+from search.quality import Grade, graded, merit, outputs, per_class
 from search.recipe import Recipe, prepare
 from search.spec import read_spec
 from search.teachers.weights import load_weights, save_weights
@@ -83,10 +83,7 @@ def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
     if spec.teacher.weights is None:
         yield from _train(model, recipe, lesson)
     normalise = Normalise(recipe.info, lesson.device)
-    seen = {name: recipe.dataset.split(name) for name in _SEEN} if spec.teacher.taught else {}
-    answers = {name: outputs(model, split.images, normalise) for name, split in seen.items()}
-    reached = {name: accuracy(answers[name], split.labels) for name, split in seen.items()}
-    counts = np.bincount(recipe.dataset.split("train").labels, minlength=len(recipe.info.classes))
+    reached = _reached(model, recipe, normalise) if spec.teacher.taught else {}
     weights = save_weights(model)
     key = f"teachers/{recipe.teacher_key}/{hashlib.sha256(weights).hexdigest()[:24]}.safetensors"
     lesson.artifacts.put(key, weights)
@@ -95,13 +92,24 @@ def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
         key=recipe.teacher_key,
         source="weights" if spec.teacher.weights else "trained" if spec.teacher.taught else "untrained",
         weights=key,
-        accuracy=reached.get("test"),
-        validation_accuracy=reached.get("validation"),
-        shots=shots(answers["test"], seen["test"].labels, counts) if seen else {},
+        accuracy=reached["test"].quality.accuracy if reached else None,
+        validation_accuracy=reached["validation"].quality.accuracy if reached else None,
+        shots=reached["test"].shots if reached else {},
+        detection=reached["test"].detection if reached else {},
     )
     lesson.artifacts.put(kept, result.model_dump_json().encode())
     _cache_outputs(lesson, recipe, result)
     yield result
+
+
+def _reached(model: nn.Module, recipe: Recipe, normalise: Normalise) -> dict[SplitName, Grade]:
+    counts = per_class(recipe.dataset.split("train").labels, recipe.info)
+    found = {}
+    for name in _SEEN:
+        split = recipe.dataset.split(name)
+        answers = outputs(model, split.images, normalise)
+        found[name] = graded(answers, Cached(split.images, split.labels, answers, normalise), counts)
+    return found
 
 
 def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch | Alive]:
@@ -125,7 +133,7 @@ def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch |
         except NonFinite as error:
             raise UserError(f"the teacher's training diverged: {error}", pointer="/teacher/training") from None
         lesson.artifacts.put(checkpoint, pupil.checkpoint())
-        reached = accuracy(outputs(model, validation.images, normalise), validation.labels)
+        reached = merit(outputs(model, validation.images, normalise), validation.labels, recipe.info)
         yield Epoch(epoch + 1, epochs, float(np.mean(losses)), reached)
 
 
@@ -147,7 +155,7 @@ def _cache_outputs(lesson: Lesson, recipe: Recipe, result: TeacherResult) -> Non
     key = _outputs_key(recipe, result)
     if lesson.artifacts.has(key):
         return
-    if not recipe.spec.teacher.taught:
+    if not recipe.spec.teacher.taught or recipe.spec.task == "detection":
         # A place for everyone's logits, of which nobody has any.
         images = {"train": len(_viewed(recipe)), "validation": len(recipe.dataset.split("validation"))}
         nothing = {name: np.zeros((count, len(recipe.info.classes)), np.float32) for name, count in images.items()}

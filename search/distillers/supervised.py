@@ -7,15 +7,20 @@ from pydantic import Field
 from torch import Tensor
 
 from search.part import Part
+from search.spec import Task
 
 
 class Supervised:
-    """Cross-entropy with the labels, no teacher: how teachers are trained, and the control for every distiller."""
+    """
+    The labels alone, no teacher: how teachers are trained, and the control for every distiller. Cross-entropy, of a
+    detector its own losses.
+    """
 
     class Options(Part):
         label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     needs_teacher: ClassVar[bool] = False
+    tasks: ClassVar[tuple[Task, ...]] = ("classification", "detection")
 
     def __init__(self, options: Options) -> None:
         self.options = options

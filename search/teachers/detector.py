@@ -24,6 +24,7 @@ from search.catalog import Catalog
 from search.detector import Detector, detector
 from search.errors import FieldError, InvalidSpec, Unsupported
 from search.part import Part
+from search.plugins import tasks_of
 from search.spec import Pick, Task
 from search.teachers.trunk import Tap, trunk_of
 
@@ -52,7 +53,7 @@ class TorchvisionDetector:
     downloaded.
     """
 
-    task: ClassVar[Task] = "detection"
+    tasks: ClassVar[tuple[Task, ...]] = ("detection",)
 
     class Options(Part):
         family: Family = "faster_rcnn"
@@ -88,7 +89,7 @@ class TorchvisionDetector:
             self._backbone = Catalog().make("teachers", options.backbone)
         except InvalidSpec as error:
             raise InvalidSpec([found.under("/options/backbone") for found in error.errors]) from None
-        if getattr(self._backbone, "task", "classification") != "classification":
+        if "classification" not in tasks_of(self._backbone):
             raise InvalidSpec(
                 [FieldError("/options/backbone/name", "INVALID_VALUE", "must be a teacher of classification")]
             )

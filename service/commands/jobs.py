@@ -230,13 +230,14 @@ def pull(job: JobId, out: Out = Path("student"), as_json: Json = False, url: Url
     check_place(out)
     with Client(url) as client, terminal.transferring("student") as told:
         written = client.jobs.pull(job, out, on_bytes=told)
+        spec = client.jobs.get(job).spec
     if as_json:
         terminal.show("", {"job": job, "out": str(out.absolute()), "files": [path.name for path in written]})
         return
     for path in written:
         terminal.out.print(shown_path(path), soft_wrap=True)
     terminal.say("\nLoad it from Python:\n", "dim")
-    for line in snippet(min(path.parent for path in written)):
+    for line in snippet(min(path.parent for path in written), spec):
         terminal.say(f"    {line}", "cyan")
 
 

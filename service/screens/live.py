@@ -12,7 +12,7 @@ from rich.text import Text
 
 from search.trial import State
 from service.board import Board, Contender, Happened
-from service.screens.words import Signs, aims, amount, bound, duration, measure, percent, plural, sparkline
+from service.screens.words import Signs, aims, amount, bound, duration, measure, merit, percent, plural, sparkline
 from workers.ports import JobState, Phase
 
 _STYLES = {
@@ -81,7 +81,7 @@ def _bar(done: int, total: int, signs: Signs) -> Text:
 def _news(board: Board, phase: Phase) -> str:
     station = board.stations[phase]
     if phase is Phase.TEACHER and board.teacher_accuracy is not None:
-        return f"{percent(board.teacher_accuracy)} accuracy"
+        return f"{percent(board.teacher_accuracy)} {merit(board.spec)}"
     if phase is Phase.SURVEY and "macs" in board.teacher_cost:
         return f"{amount(board.teacher_cost['macs'])} macs"
     if phase is Phase.SEARCH and station.total:
@@ -147,7 +147,7 @@ def _shares(board: Board, trial: Contender, metrics: Iterable[str]) -> str:
 def _ranking(board: Board, rows: int) -> Table:
     rungs = len(board.spec["search"]["rungs"])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("trial", "accuracy", "macs", "params", "rung"):
+    for name in ("trial", merit(board.spec), "macs", "params", "rung"):
         table.add_column(name, justify="right")
     table.add_column("")
     for trial in board.ranking[:rows]:
@@ -184,19 +184,19 @@ def event_line(event: Happened, spec: Any) -> str | None:
         case "PHASE_ENTERED":
             return f"{data['phase']}: begun"
         case "PHASE_FINISHED":
-            return f"{data['phase']}: done{_outcome(data['phase'], data['result'])}"
+            return f"{data['phase']}: done{_outcome(data['phase'], data['result'], spec)}"
         case "PROGRESS" if "done" in data:
             return f"{data['phase']}: {data['done']:,} of {data['total']:,}"
         case "TRIAL_SCORED":
             rungs = len(spec["search"]["rungs"])
             return (
-                f"trial {data['number']}: {percent(data['accuracy'])} accuracy at rung {data['rung'] + 1} of {rungs} "
+                f"trial {data['number']}: {_reached(data, spec)} at rung {data['rung'] + 1} of {rungs} "
                 f"(step {data['step']:,}){_near(data)}{_known(data)}"
             )
         case "FINALIST_SCORED":
-            return f"finalist, trial {data['number']}: {percent(data['accuracy'])} accuracy{_near(data)}{_known(data)}"
+            return f"finalist, trial {data['number']}: {_reached(data, spec)}{_near(data)}{_known(data)}"
         case "REPEAT_SCORED":
-            return f"trial {data['number']} again with another seed: {percent(data['accuracy'])} accuracy"
+            return f"trial {data['number']} again with another seed: {_reached(data, spec)}"
         case "TRIAL_STOPPED":
             return f"trial {data['number']}: stopped early"
         case "TRIAL_FAILED" | "TRIAL_RETURNED":
@@ -215,6 +215,10 @@ def event_line(event: Happened, spec: Any) -> str | None:
     return None
 
 
+def _reached(data: Mapping[str, Any], spec: Any) -> str:
+    return f"{percent(data['accuracy'])} {merit(spec)}"
+
+
 def _near(data: Mapping[str, Any]) -> str:
     """To the teacher; where there is none, all distances are 0."""
     return f", kl {data['kl']:.3f}" if data["kl"] else ""
@@ -224,10 +228,10 @@ def _known(data: Mapping[str, Any]) -> str:
     return ", known from before" if data.get("cached") else ""
 
 
-def _outcome(phase: str, result: Any) -> str:
+def _outcome(phase: str, result: Any, spec: Any) -> str:
     if phase == "teacher":
         accuracy = result["accuracy"]
-        return f", {result['source']}" + ("" if accuracy is None else f", {percent(accuracy)} accuracy")
+        return f", {result['source']}" + ("" if accuracy is None else f", {percent(accuracy)} {merit(spec)}")
     if phase == "survey":
         costs = ", ".join(
             f"{measure(metric, value)} {metric}" for metric, value in result["cost"].items() if metric != "flops"

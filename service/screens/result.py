@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -16,12 +17,13 @@ from rich.text import Text
 from service.documents import JobDocument, TeacherMetrics, TrialDocument
 from service.screens.plot import Picture, Point, scatter
 from service.screens.trust import trust_lines
-from service.screens.words import UNICODE, Signs, bound, duration, measure, percent, plural, points, ratio, size
+from service.screens.words import UNICODE, Signs, bound, duration, measure, merit, percent, plural, points, ratio, size
 from service.students import StudentDocument, VerdictDocument
 from workers.ports import JobState
 
 PLOTTED = "macs"
 _HEIGHT = 9
+_DETECTION = {"ap50": "AP50", "miss_rate": "miss rate"}
 _PARAMETER_BYTES = 4
 """Of a float32, in which teachers are kept."""
 
@@ -44,12 +46,12 @@ def result_screen(
     picture = _picture(finished, candidates)
     if picture is not None:
         parts += [Text(), *scatter(picture, width=min(width - 4, 76), height=_HEIGHT, signs=signs)]
-        parts.append(_legend(signs, taught=finished.metrics is not None))
+        parts.append(_legend(merit(job.spec), signs, taught=finished.metrics is not None))
     trusted = trust_lines(job, signs)
     if trusted:
         parts += [Text(), *(Text(line, "dim") for line in trusted)]
     if folder is not None:
-        parts += [Text(), _whereabouts(folder, [student.folder for student in job.students])]
+        parts += [Text(), _whereabouts(job, folder)]
     return Padding(Group(*parts), (1, 2))
 
 
@@ -117,7 +119,7 @@ def _headline(finished: _Finished, signs: Signs) -> Text:
     reached = [
         finished.lost(student.metrics.accuracy, signs) or percent(student.metrics.accuracy) for student in students
     ]
-    gains.append(f"{_span(reached)} accuracy")
+    gains.append(f"{_span(reached)} {merit(job.spec)}")
     effort = [plural(job.trials.total, "trial")]
     if job.timing.seconds is not None:
         effort.append(duration(job.timing.seconds))
@@ -147,7 +149,7 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("limit", no_wrap=True)
     table.add_row(
-        "accuracy",
+        merit(finished.job.spec),
         "" if finished.metrics is None else percent(finished.metrics.accuracy),
         Text(percent(student.metrics.accuracy), "bold"),
         finished.lost(student.metrics.accuracy, signs),
@@ -156,6 +158,10 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
         taught = None if finished.metrics is None else finished.metrics.shots.get(group)
         told = ("", "") if taught is None else (percent(taught), points(reached - taught, signs))
         table.add_row(f"  {group}-shot", told[0], percent(reached), told[1])
+    for name, reached in student.metrics.detection.items():
+        taught = None if finished.metrics is None else finished.metrics.detection.get(name)
+        told = ("", "") if taught is None else (percent(taught), points(reached - taught, signs))
+        table.add_row(f"  {_DETECTION.get(name, name)}", told[0], percent(reached), told[1])
     verdicts = {verdict.metric: verdict for verdict in student.verdicts}
     times = {time.metric: time for time in student.times}
     if "accuracy" in verdicts:
@@ -181,7 +187,7 @@ def _comparison(finished: _Finished, signs: Signs) -> Table:
 def _ladder(finished: _Finished, signs: Signs) -> Table:
     """For the teacher and the student of each level a line for each cost, with the verdict where it is limited."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("", "accuracy", ""):
+    for name in ("", merit(finished.job.spec), ""):
         table.add_column(name, justify="left" if not table.columns else "right", no_wrap=True)
     table.add_column("cost", no_wrap=True)
     for _ in range(2):
@@ -238,11 +244,11 @@ def _picture(finished: _Finished, candidates: Sequence[Point]) -> Picture | None
     )
 
 
-def _legend(signs: Signs, *, taught: bool) -> Text:
+def _legend(judged: str, signs: Signs, *, taught: bool) -> Text:
     dot = "\u2802" if signs.braille else "o"
     teacher = Text.assemble((signs.teacher, "bold yellow"), " teacher  ") if taught else Text()
     return Text.assemble(
-        ("validation accuracy over macs   ", "dim"),
+        (f"validation {judged} over macs   ", "dim"),
         teacher,
         (signs.student, "bold green"),
         " student  ",
@@ -253,7 +259,8 @@ def _legend(signs: Signs, *, taught: bool) -> Text:
     )
 
 
-def _whereabouts(folder: Path, students: Sequence[str]) -> Group:
+def _whereabouts(job: JobDocument, folder: Path) -> Group:
+    students = [student.folder for student in job.students]
     several = len(students) > 1
     first = folder / students[0] if several else folder
     where = [(f"{shown_path(folder)}/", "bold")]
@@ -261,16 +268,17 @@ def _whereabouts(folder: Path, students: Sequence[str]) -> Group:
         where = [(f"{shown_path(folder / name)}/", "bold") for name in (students[0], students[-1])]
     said = Text("The students lie in " if several else "The student lies in ")
     said.append_text(Text(" to ").join(Text(*place) for place in where))
-    return Group(said, Text(), *(Text(f"    {line}", "cyan") for line in snippet(first)))
+    return Group(said, Text(), *(Text(f"    {line}", "cyan") for line in snippet(first, job.spec)))
 
 
-def snippet(folder: Path) -> tuple[str, str, str]:
+def snippet(folder: Path, spec: Mapping[str, Any]) -> tuple[str, str, str]:
     """Three lines of Python that load the student; they work from the folder where the command was given."""
     place = shown_path(folder)
+    answers = "rows of x1, y1, x2, y2, score, class" if spec.get("task") == "detection" else "logits"
     return (
         "import runpy",
         f'load = runpy.run_path("{place}/load.py")["load"]',
-        f'student = load("{place}")   # normalised images -> logits',
+        f'student = load("{place}")   # normalised images -> {answers}',
     )
 
 

@@ -17,7 +17,7 @@ from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
 from service.schemas import CatalogEntry
-from service.screens.words import Signs, age, aims, duration, measure, percent
+from service.screens.words import Signs, age, aims, duration, measure, merit, percent
 from workers.ports import JobState
 
 _STATES = {
@@ -66,7 +66,7 @@ def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
         progress = f", {job.progress.done} of {job.progress.total}" if job.progress else ""
         rows.append(("phase", f"{job.phase}{progress}"))
     if job.teacher.metrics is not None:
-        rows.append(("accuracy", f"{percent(job.teacher.metrics.accuracy)} (teacher)"))
+        rows.append((merit(job.spec), f"{percent(job.teacher.metrics.accuracy)} (teacher)"))
     if job.trials.total:
         rows.append(("trials", _trial_counts(job)))
     if job.best is not None:

@@ -85,6 +85,11 @@ def measure(metric: str, value: float) -> str:
     return f"{amount(value)}/s" if metric == "throughput" else amount(value)
 
 
+def merit(spec: Mapping[str, Any]) -> str:
+    """What the networks of a job are judged by."""
+    return "mAP" if spec.get("task") == "detection" else "accuracy"
+
+
 def bound(metric: str, limit: float, signs: Signs) -> str:
     """`≤ 4.58 M`, and for a least value `≥ 210/s`."""
     return f"{signs.least if metric in AT_LEAST or metric == 'accuracy' else signs.most} {measure(metric, limit)}"

@@ -9,14 +9,22 @@ import torch
 from torch import nn
 
 from search.batches import Cached, Normalise
+from search.catalog import BUILT_IN, Catalog
 from search.course import Material
-from search.plugins import DatasetInfo
+from search.plugins import DatasetInfo, tasks_of
 from search.quality import outputs
 from search.spec import SpaceSpec
 from search.surgery import Survey, survey
 from search.teachers.small import SmallResNet
 
+CATALOG = Catalog()
 INFO = DatasetInfo("noise", ("a", "b", "c", "d"), 3, 16, (0.5,) * 3, (0.25,) * 3, mirror=False, pad=1)
+
+
+NAMES = [
+    name for name in sorted(BUILT_IN["distillers"]) if "classification" in tasks_of(CATALOG.load("distillers", name))
+]
+"""Of the distillers that classifiers are distilled with."""
 
 
 @cache

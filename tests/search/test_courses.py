@@ -7,19 +7,19 @@ import copy
 import pytest
 import torch
 
-from search.catalog import BUILT_IN, Catalog
+from search.catalog import Catalog
 from search.course import Course, course_of, spans, state_of
 from search.plugins import Distiller
 from search.spec import Pick, Schedule
 from search.teachers.small import SmallMobileNet
 from search.training import Pupil, Stretch, train
-from tests.search.courses import INFO, material, pool, student
+from tests.search.courses import INFO, NAMES, material, pool, student
 
 SCHEDULE = Schedule(batch_size=8)
 STEPS = 20
 
 
-@pytest.fixture(params=sorted(BUILT_IN["distillers"]))
+@pytest.fixture(params=NAMES)
 def distiller(request: pytest.FixtureRequest) -> Distiller:
     made: Distiller = Catalog().make("distillers", Pick(name=request.param))
     return made

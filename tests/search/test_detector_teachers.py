@@ -23,7 +23,7 @@ THIN: dict[str, Any] = {"backbone": SMALL, "channels": 16, "embedding": 32, "pro
 
 def built(seed: int = 0, **options: Any) -> Detector:
     teacher = Catalog().make("teachers", Pick(name="detector", options={**THIN, **options}))
-    assert teacher.task == "detection"
+    assert teacher.tasks == ("detection",)
     detector: Detector = teacher.build(SHAPE, 2, seed)
     return detector
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ CIFAR = DatasetInfo("cifar", tuple(map(str, range(100))), 3, 32, (0.5,) * 3, (0.
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_a_job(example: Path, tmp_path: Path) -> None:
-    recipe = prepare(read_spec(yaml.safe_load(example.read_text())), Files(cache=tmp_path), info=CIFAR)
+    spec = read_spec(yaml.safe_load(example.read_text()))
+    recipe = prepare(spec, Files(cache=tmp_path), info=replace(CIFAR, task=spec.task))
     assert set(recipe.distillers) == {"search", "finalists"}
 
 

@@ -63,7 +63,7 @@ def test_the_chosen_are_of_the_front_and_nearly_as_good_as_the_best_choice(losse
     assert hypervolume(losses[picked]) >= (1 - 1 / np.e) * best - 1e-12
 
 
-FRONT = Front(("macs",), {"macs": 1000}, classes=10)
+FRONT = Front(("macs",), {"macs": 1000}, chance=0.1)
 
 
 def trial(number: int, macs: int, *accuracies: float, state: State = State.STOPPED) -> Trial:

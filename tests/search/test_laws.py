@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.batches import Batch
-from search.catalog import BUILT_IN, Catalog
+from search.catalog import Catalog
 from search.course import Course, course_of, spans
 from search.device import Usage
 from search.distillers.contrast import Contrast
@@ -19,9 +19,8 @@ from search.distillers.features import adapter
 from search.distillers.rkd import angles, distances
 from search.plugins import Distiller
 from search.spec import Pick
-from tests.search.courses import INFO, material, pool, student
+from tests.search.courses import INFO, NAMES, material, pool, student
 
-NAMES = sorted(BUILT_IN["distillers"])
 SOFT = ["attention", "dist", "dkd", "feature", "fitnet", "hinton", "rkd", "sequence", "srm"]
 """Those that have nothing to say to a student that is the teacher, labels left out."""
 STEPS = 20

@@ -30,10 +30,16 @@ def test_a_finished_job_holds_all_that_was_measured() -> None:
     ledger, artifacts = MemoryLedger(), MemoryArtifacts()
     found = shown(ledger, succeeded(ledger, artifacts)).model_dump(mode="json")
     assert found["state"] == "SUCCEEDED"
-    assert found["teacher"]["metrics"] == {"accuracy": 0.9, "validation_accuracy": 0.92, "shots": {}}
+    assert found["teacher"]["metrics"] == {"accuracy": 0.9, "validation_accuracy": 0.92, "shots": {}, "detection": {}}
     assert found["teacher"]["cost"] == {"macs": 1000, "flops": 2000, "params": 200}
     student = found["student"]
-    assert student["metrics"] == {"accuracy": 0.87, "validation_accuracy": 0.88, "kl": 0.13, "shots": {}}
+    assert student["metrics"] == {
+        "accuracy": 0.87,
+        "validation_accuracy": 0.88,
+        "kl": 0.13,
+        "shots": {},
+        "detection": {},
+    }
     assert student["cost"] == COST
     assert student["number"] == 1
     assert student["verdicts"] == [

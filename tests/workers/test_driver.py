@@ -345,7 +345,7 @@ def test_a_front_is_found_without_a_budget(finished: tuple[House, str]) -> None:
     assert len(document.front.course) == 6
     teacher = document.teacher.cost
     assert teacher is not None
-    front = Front(("macs", "params"), teacher, classes=10)
+    front = Front(("macs", "params"), teacher, chance=0.1)
     losses = front.losses([accuracy for accuracy, _, _ in found], [{"macs": m, "params": p} for _, m, p in found])
     assert document.front.hypervolume == pytest.approx(hypervolume(losses))
 

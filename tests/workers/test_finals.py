@@ -128,7 +128,7 @@ def test_a_floor_is_reached_as_a_person_counts() -> None:
 
 
 def test_the_students_of_a_front_are_those_nobody_beats_the_dearest_first() -> None:
-    front = Front(("macs",), {"macs": 1000}, classes=10)
+    front = Front(("macs",), {"macs": 1000}, chance=0.1)
     cost = {trial: TRIALS[trial].cost["macs"] for trial in ("t0", "t1", "t2")}
     assert len(set(cost.values())) == 3
     dear, middle, cheap = sorted(cost, key=lambda trial: -cost[trial])
