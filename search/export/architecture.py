@@ -1,5 +1,5 @@
 """
-A student written down as data: its modules, its tensors, and the steps from images to logits.
+A student written down as data: its modules, its tensors, and the steps from images to logits, or to boxes.
 
 torch.fx follows the student's forward in eval mode. What a module of torch.nn does stays one step, so batch norm and
 dropout come back as modules and the reloaded student can be trained on. What a module of another package does only
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from math import isfinite
 from numbers import Integral
 from operator import attrgetter
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class _Writer:
         (exit_,) = self._graph.find_nodes(op="output")
         if not isinstance(exit_.args[0], fx.Node):
             kind = type(exit_.args[0]).__name__
-            raise Unsupported(f"the student returns a {kind}; one that returns a tensor of logits can be exported")
+            raise Unsupported(f"the student returns a {kind}; one that returns one tensor can be exported")
         steps = [self._step(node) for node in self._graph.nodes if node.op not in ("placeholder", "output")]
         self._check_tensors()
         document = {
@@ -195,6 +196,8 @@ def _data(argument: Any, where: str) -> Any:
             return {"step": argument.name}
         case tuple() | list():
             return [_data(item, where) for item in argument]
+        case EllipsisType():
+            return {"ellipsis": 3}
         case slice():
             return {"slice": [_data(item, where) for item in (argument.start, argument.stop, argument.step)]}
         case Integral():

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from search.detector import Detector
 from search.errors import WeightsError
 from search.export import load
 from search.export.architecture import VERSION, describe
+from search.export.detecting import Detecting, difference, provoked
 from search.export.onnx import answers, write_onnx
 from search.export.verify import batches, bundle_answers, deviation, student_answers
 
@@ -57,21 +59,27 @@ def write_bundle(
     Writes the student into `folder`, reads every form back and compares its answers with the student's.
 
     `example` is a batch `[n, channels, height, width]` as the student takes it. The files appear only after all of
-    them were verified. The student itself is left as it is.
+    them were verified. The student itself is left as it is. A detector is written as what answers with boxes.
 
     Returns:
-        The largest absolute difference of logits by form: `bundle`, and `onnx` when it was asked for.
+        The largest absolute difference of logits, or of the scores of boxes, by form: `bundle`, and `onnx` when it was
+        asked for.
 
     Raises:
         Unsupported: the student cannot be written down; says what stands in the way.
-        VerificationFailed: a form does not answer as the student does (see `search.export.verify.TOLERANCE`).
+        VerificationFailed: a form does not answer as the student does (see `search.export.verify.TOLERANCE`, and
+            `search.export.detecting` for boxes).
     """
     student = copy.deepcopy(student).cpu().eval()
     example = example.detach().cpu()
+    questions, compare, answer = batches(example), deviation, "logits"
+    if isinstance(student, Detector):
+        random = {name: provoked(student, images) for name, images in questions.items() if name != "example"}
+        questions, compare, answer = {**questions, **random}, difference, "detections"
+        student = Detecting(student)
     document, weights = describe(student)
     document["input"] |= {"shape": list(example.shape[1:]), "mean": list(mean), "std": list(std)}
-    document["output"] |= {"classes": list(classes)}
-    questions = batches(example)
+    document["output"] |= {"classes": list(classes), "answer": answer}
     expected = student_answers(student, questions)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unverified-", dir=folder) as name:
@@ -82,10 +90,10 @@ def write_bundle(
             save({path: tensor.detach().contiguous().clone() for path, tensor in weights.items()})
         )
         (draft / "load.py").write_bytes(Path(load.__file__).read_bytes())
-        found = {"bundle": deviation("bundle", expected, bundle_answers(draft, questions))}
+        found = {"bundle": compare("bundle", expected, bundle_answers(draft, questions))}
         if onnx:
-            write_onnx(student, example, draft / "student.onnx")
-            found["onnx"] = deviation("onnx", expected, answers(draft / "student.onnx", questions))
+            write_onnx(student, example, draft / "student.onnx", answer)
+            found["onnx"] = compare("onnx", expected, answers(draft / "student.onnx", questions))
         for path in sorted(draft.iterdir()):
             path.replace(folder / path.name)
     return found

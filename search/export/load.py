@@ -2,10 +2,14 @@
 The student that lies beside this file: `load(folder)` gives it in eval mode, ready to answer or to be trained on.
 
     student = load(".")
-    logits = student((images / 255 - mean) / std)   # images [n, channels, height, width] -> logits [n, classes]
+    answer = student((images / 255 - mean) / std)   # images [n, channels, height, width]
 
-`architecture.json` tells shape, mean, std and classes. It is data: beyond its own modules and tensors it can name
-what `ALLOWED` lists and no more, and nothing in it is run as code. Needs torch, torchvision and safetensors.
+A classifier answers with logits `[n, classes]`. A detector answers with `[n, found, 6]`: x1, y1, x2, y2 in pixels,
+score and class of what it finds, best first, and rows of zeros where it finds no more.
+
+`architecture.json` tells shape, mean, std, classes and which of the two it is. It is data: beyond its own modules and
+tensors it can name what `ALLOWED` lists and no more, and nothing in it is run as code. Needs torch, torchvision and
+safetensors.
 """
 
 import json
@@ -21,11 +25,12 @@ from torchvision import ops
 ROOMS = {"operator": operator, "torch": torch, "torch.Tensor": torch.Tensor, "torch.nn": nn}
 ROOMS |= {"torch.nn.functional": nn.functional, "torchvision.ops": ops}
 ALLOWED = {
-    "operator": "add floordiv getitem iadd imul isub itruediv matmul mod mul neg pow sub truediv",
-    "torch": "abs add cat channel_shuffle chunk clamp concat div exp flatten matmul maximum mean minimum mul permute "
-    "pow relu reshape rsqrt sigmoid softmax split sqrt squeeze stack sub sum tanh transpose unsqueeze",
-    "torch.Tensor": "abs add add_ chunk clamp clamp_ contiguous dim div div_ exp expand expand_as flatten matmul mean "
-    "mul mul_ permute pow relu relu_ repeat reshape sigmoid size softmax split sqrt squeeze sub sub_ sum tanh "
+    "operator": "add and_ floordiv ge getitem gt iadd imul isub itruediv matmul mod mul neg pow sub truediv",
+    "torch": "abs add cat channel_shuffle chunk clamp concat cumsum div exp flatten floor gather index_fill log2 "
+    "matmul maximum mean minimum mul ones_like permute pow relu reshape rsqrt sigmoid softmax split sqrt squeeze stack "
+    "sub sum tanh topk transpose unsqueeze zeros_like",
+    "torch.Tensor": "abs add add_ chunk clamp clamp_ contiguous dim div div_ exp expand expand_as flatten float matmul "
+    "mean mul mul_ permute pow relu relu_ repeat reshape sigmoid size softmax split sqrt squeeze sub sub_ sum tanh "
     "transpose unflatten unsqueeze view view_as",
     "torch.nn": "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d BatchNorm1d BatchNorm2d ChannelShuffle ConstantPad2d "
     "Conv2d ConvTranspose2d Dropout Dropout1d Dropout2d ELU Flatten GELU GroupNorm Hardsigmoid Hardswish Hardtanh "
@@ -35,7 +40,7 @@ ALLOWED = {
     "torch.nn.functional": "adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d conv2d elu gelu group_norm hardsigmoid "
     "hardswish hardtanh interpolate layer_norm leaky_relu linear log_softmax max_pool2d mish normalize pad "
     "pixel_shuffle prelu relu relu6 sigmoid silu softmax softplus tanh",
-    "torchvision.ops": "StochasticDepth",
+    "torchvision.ops": "StochasticDepth nms roi_align",
 }
 
 
@@ -60,8 +65,8 @@ class Student(nn.Module):
             values[step["name"]] = self._take(step["kind"], step["target"], args, kwargs)
             for name in step["forget"]:
                 del values[name]
-        logits: torch.Tensor = values[self._output["step"]]
-        return logits
+        answer: torch.Tensor = values[self._output["step"]]
+        return answer
 
     def _take(self, kind: str, target: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if kind == "tensor":
@@ -96,9 +101,14 @@ def _look_up(name: str) -> Any:
 
 
 def _value(data: Any, values: dict[str, Any]) -> Any:
-    """An argument: arrays become tuples, `{"step": name}` that step's value, `{"slice": [from, to, by]}` a slice."""
+    """
+    An argument: arrays become tuples, `{"step": name}` that step's value, `{"slice": [from, to, by]}` a slice and
+    `{"ellipsis": 3}` the three dots.
+    """
     if isinstance(data, list):
         return tuple(_value(item, values) for item in data)
     if isinstance(data, dict):
+        if "ellipsis" in data:
+            return ...
         return values[data["step"]] if "step" in data else slice(*_value(data["slice"], values))
     return data

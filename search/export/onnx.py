@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +31,10 @@ class Origin(NamedTuple):
     weights: str
 
 
-def write_onnx(student: nn.Module, example: Tensor, path: Path) -> dict[str, Origin]:
+def write_onnx(student: nn.Module, example: Tensor, path: Path, output: str = "logits") -> dict[str, Origin]:
     """
-    Input `images [n, channels, height, width]`, output `logits [n, classes]`, any n. The student is in eval mode.
+    Input `images [n, channels, height, width]`, output one tensor, such as `logits [n, classes]`, any n. The student is
+    in eval mode.
 
     Returns:
         The origin of every node and of every value that one computes, by name.
@@ -42,16 +44,19 @@ def write_onnx(student: nn.Module, example: Tensor, path: Path) -> dict[str, Ori
     """
     two = example[:1].expand(2, -1, -1, -1).contiguous()  # a batch of one would be taken for a constant
     try:
-        program = torch.onnx.export(
-            student,
-            (two,),
-            dynamo=True,
-            dynamic_shapes=({0: Dim("n")},),
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # torchvision asks torch for the shape of what suppression leaves by a name that is going out of use
+            warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+            program = torch.onnx.export(
+                student,
+                (two,),
+                dynamo=True,
+                dynamic_shapes=({0: Dim("n")},),
+                input_names=["images"],
+                output_names=[output],
+                opset_version=OPSET,
+                verbose=False,
+            )
     except Exception as error:  # whatever goes wrong below comes out in one of the exporter's own kinds
         reason = str(error).strip().partition("\n")[0]
         raise Unsupported(
@@ -86,7 +91,7 @@ def _origin(node: onnx_ir.Node, modules: Collection[str], before: Mapping[str, O
 
 def answers(path: Path, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
-    What onnxruntime answers on the CPU: logits `[n, classes]` to every batch of images.
+    What onnxruntime answers on the CPU to every batch of images.
 
     Raises:
         VerificationFailed: it cannot open the file, or cannot answer a batch.
@@ -97,8 +102,7 @@ def answers(path: Path, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return {
-            name: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-            for name, images in batches.items()
+            name: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]) for name, images in batches.items()
         }
     except Exception as error:  # its errors have no root of their own
         raise VerificationFailed(f"onnx: onnxruntime cannot use the file: {error}") from error

@@ -46,10 +46,10 @@ def batches(example: Tensor) -> dict[str, Tensor]:
 
 def student_answers(student: nn.Module, questions: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
-    Logits of a student in eval mode on the CPU.
+    What a student in eval mode answers on the CPU: logits, or boxes.
 
     Raises:
-        VerificationFailed: it cannot answer a batch, or its logits are not finite, so that nothing could be compared.
+        VerificationFailed: it cannot answer a batch, or its answers are not finite, so that nothing could be compared.
     """
     replies: dict[str, Tensor] = {}
     for name, images in questions.items():
@@ -58,9 +58,9 @@ def student_answers(student: nn.Module, questions: Mapping[str, Tensor]) -> dict
                 replies[name] = student(images).clone()
         except Exception as error:  # a forward can fail in any way
             raise VerificationFailed(f"the student itself cannot answer the {name} batch: {error}") from error
-    for name, logits in replies.items():
-        if not logits.isfinite().all():
-            raise VerificationFailed(f"the student's own logits are not finite ({name} batch)")
+    for name, reply in replies.items():
+        if not reply.isfinite().all():
+            raise VerificationFailed(f"the student's own answers are not finite ({name} batch)")
     return replies
 
 

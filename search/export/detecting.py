@@ -1,0 +1,114 @@
+"""A detector as it is handed out, a network from images to boxes, and whether another finds the same boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from search.detector import Detector, Ssd, TwoStage
+from search.errors import VerificationFailed
+
+LEAST_OVERLAP = 0.999
+"""Of a box and its counterpart, intersection over union."""
+TOLERANCE = 1e-3
+"""Largest difference of their scores."""
+ALONE = 0.02
+"""
+Largest share of boxes, over all batches, without a counterpart. Two forms round differently, by a millionth or so;
+where a score or an overlap is that near to a threshold, or two scores are to each other at a limit, a box comes or
+goes, and with it what it suppresses. That is rare; whatever else goes wrong moves every box.
+"""
+_STEPS = 20
+_RISE = 0.1
+"""Of pixels, in a step; images have a standard deviation of about 1."""
+
+
+class Detecting(nn.Module):
+    """`[n, found, 6]` of images `[n, c, size, size]`, see `Detector.detect`; all images in one step."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.train(detector.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.detector.detect(images, at_once=True)
+
+
+def provoked(detector: Detector, images: Tensor) -> Tensor:
+    """
+    The images, changed until the detector, in evaluation mode, finds something in each, if that takes few steps.
+
+    Noise as a rule shows it nothing, and where nothing is found nothing can be compared. Every step moves pixels by the
+    sign of the gradient of what its heads think unlikely (Goodfellow et al., "Explaining and Harnessing Adversarial
+    Examples", 2015).
+    """
+    for _ in range(_STEPS):
+        with torch.no_grad():
+            if (detector.detect(images)[..., 4] > 0).any(1).all():
+                break
+        images = images.clone().requires_grad_()
+        likely = torch.cat([logits.flatten() for logits in _logits(detector, images)]).clamp_max(0)
+        (gradient,) = torch.autograd.grad(likely.sum(), images)
+        images = (images + _RISE * gradient.sign()).detach()
+    return images
+
+
+def _logits(detector: Detector, images: Tensor) -> list[Tensor]:
+    """What the heads say for there being something, of any class and anywhere; above 0 it is likely."""
+    answers = detector(images)
+    if isinstance(detector, TwoStage):
+        scores = answers["scores"]
+        return [*answers["objectness"], scores[:, 1:] - scores[:, :1]]
+    logits = answers["cls_logits"]
+    return [logits[..., 1:] - logits[..., :1] if isinstance(detector, Ssd) else logits]
+
+
+def difference(form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+    """
+    The largest difference of scores between boxes `[n, found, 6]`, over all batches. Their order does not matter: a
+    box's counterpart is of the same class and image, and fits best.
+
+    Raises:
+        VerificationFailed: more than a share of `ALONE` has no counterpart, the shapes differ, or there is no box.
+    """
+    largest, lonely, boxes = 0.0, 0, 0
+    for name, batch in expected.items():
+        if found[name].shape != batch.shape:
+            raise VerificationFailed(
+                f"{form}: detections are {list(found[name].shape)}, the student's {list(batch.shape)} ({name} batch)"
+            )
+        for ones, others in zip(batch, found[name], strict=True):
+            ones, others = (rows[rows[:, 4] > 0] for rows in (ones, others))
+            pairs = _pairs(ones, others)
+            boxes += len(ones) + len(others)
+            lonely += len(ones) + len(others) - 2 * len(pairs)
+            largest = max([largest, *((ones[one, 4] - others[other, 4]).abs().item() for one, other in pairs)])
+    if not boxes:
+        raise VerificationFailed(
+            "the student finds nothing in the images it is verified with, so that nothing could be compared; "
+            "train it longer, or lower the detector's `least_score`"
+        )
+    if lonely > ALONE * boxes:
+        raise VerificationFailed(
+            f"{form}: {lonely} of {boxes} boxes have no counterpart of the same class that overlaps by "
+            f"{LEAST_OVERLAP:g} and whose score differs by no more than {TOLERANCE:g}"
+        )
+    return largest
+
+
+def _pairs(ones: Tensor, others: Tensor) -> list[tuple[int, int]]:
+    """Rows that are each other's counterparts, none used twice."""
+    fits = box_iou(ones[:, :4], others[:, :4])
+    fits[ones[:, None, 5] != others[None, :, 5]] = 0
+    fits[~((ones[:, None, 4] - others[None, :, 4]).abs() <= TOLERANCE)] = 0
+    pairs, taken = [], set()
+    for one, row in enumerate(fits):
+        best = max((other for other in range(len(others)) if other not in taken), key=row.__getitem__, default=None)
+        if best is not None and row[best] >= LEAST_OVERLAP:
+            taken.add(best)
+            pairs.append((one, best))
+    return pairs
