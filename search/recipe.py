@@ -22,7 +22,7 @@ from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
 from search.course import Coursed, blank, spans
 from search.detector import Detector
-from search.errors import BudgetImpossible, FieldError, InvalidSpec, Unsupported, UserError
+from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.front import Front
 from search.latency.model import Timed
@@ -278,16 +278,7 @@ _TIMES = ("latency", "throughput")
 
 
 def survey_for(info: DatasetInfo, teacher: nn.Module, options: SpaceSpec) -> Survey:
-    """
-    The survey of a teacher of the dataset's images; the same for everyone who asks.
-
-    Raises:
-        Unsupported: the teacher cannot be surveyed, or its answers are not those that the dataset asks for.
-        InvalidSpec: as `survey` says; a detector has one size of image.
-    """
-    if isinstance(teacher, Detector) and options.resolutions:
-        why = "a detector's anchors are made for one size of image; leave `resolutions` out"
-        raise InvalidSpec([FieldError("/space/resolutions", "INVALID_VALUE", why)])
+    """The survey of a teacher of the dataset's images; the same for everyone who asks. Raises `Unsupported`."""
     example = torch.randn(2, *info.shape, generator=torch.Generator().manual_seed(0))
     found = survey(teacher, example, options)
     if not isinstance(teacher, Detector) and found.outputs != ((1, len(info.classes)),):
@@ -330,6 +321,9 @@ def _detecting(recipe: Recipe) -> list[UserError]:
         found["/search/strategy/name"] = f"`{name}` begins with harms to a classifier; `evolution` or `tpe` does not"
     if spec.search.rungs[0] == 0:
         found["/search/rungs/0"] = "untrained networks are compared by a classifier's logits; begin above 0"
+    for metric, pointer in (*((metric, f"/budget/{metric}") for metric in spec.budget.limits), *recipe.small()):
+        if metric in _TIMES:
+            found[pointer] = "the time from an image to its boxes is not measured; limit `macs` instead"
     if spec.space.resolutions:
         found["/space/resolutions"] = "boxes are in pixels of the images as they are; leave it out"
     return [UserError(f"with `task: detection`, {said}", pointer=pointer) for pointer, said in found.items()]

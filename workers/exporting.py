@@ -18,7 +18,7 @@ from search.spec import ExportSpec
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """`cost` was counted on the network itself; `deviation` is how far logits, or scores, of its exported forms differ."""
+    """`cost` was counted on the network itself; `deviation` is how far logits, or scores, of exported forms differ."""
 
     files: Mapping[str, bytes]
     cost: Mapping[str, int]

@@ -92,7 +92,7 @@ def write_bundle(
         (draft / "load.py").write_bytes(Path(load.__file__).read_bytes())
         found = {"bundle": compare("bundle", expected, bundle_answers(draft, questions))}
         if onnx:
-            write_onnx(student, example, draft / "student.onnx", answer)
+            write_onnx(student, example, draft / "student.onnx")
             found["onnx"] = compare("onnx", expected, answers(draft / "student.onnx", questions))
         for path in sorted(draft.iterdir()):
             path.replace(folder / path.name)

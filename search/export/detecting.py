@@ -22,6 +22,8 @@ where a score or an overlap is that near to a threshold, or two scores are to ea
 goes, and with it what it suppresses. That is rare; whatever else goes wrong moves every box.
 """
 _STEPS = 20
+_BEST, _LIKELY = 8, 4.0
+"""So many logits of an image are raised, up to there."""
 _RISE = 0.1
 """Of pixels, in a step; images have a standard deviation of about 1."""
 
@@ -43,7 +45,7 @@ def provoked(detector: Detector, images: Tensor) -> Tensor:
     The images, changed until the detector, in evaluation mode, finds something in each, if that takes few steps.
 
     Noise as a rule shows it nothing, and where nothing is found nothing can be compared. Every step moves pixels by the
-    sign of the gradient of what its heads think unlikely (Goodfellow et al., "Explaining and Harnessing Adversarial
+    sign of the gradient of what its heads think most likely (Goodfellow et al., "Explaining and Harnessing Adversarial
     Examples", 2015).
     """
     for _ in range(_STEPS):
@@ -51,20 +53,24 @@ def provoked(detector: Detector, images: Tensor) -> Tensor:
             if (detector.detect(images)[..., 4] > 0).any(1).all():
                 break
         images = images.clone().requires_grad_()
-        likely = torch.cat([logits.flatten() for logits in _logits(detector, images)]).clamp_max(0)
+        best = [torch.topk(logits, min(_BEST, logits.shape[1]))[0] for logits in _logits(detector, images)]
+        likely = torch.cat(best, 1).clamp_max(_LIKELY)
         (gradient,) = torch.autograd.grad(likely.sum(), images)
         images = (images + _RISE * gradient.sign()).detach()
     return images
 
 
 def _logits(detector: Detector, images: Tensor) -> list[Tensor]:
-    """What the heads say for there being something, of any class and anywhere; above 0 it is likely."""
-    answers = detector(images)
+    """What the heads say for there being something, of any class and anywhere, each `[n, ...]`."""
+    answers, n = detector(images), len(images)
     if isinstance(detector, TwoStage):
         scores = answers["scores"]
-        return [*answers["objectness"], scores[:, 1:] - scores[:, :1]]
+        objectness = [level.flatten(1) for level in answers["objectness"]]
+        return [torch.cat(objectness, 1), (scores[:, 1:] - scores[:, :1]).reshape(n, -1)]
     logits = answers["cls_logits"]
-    return [logits[..., 1:] - logits[..., :1] if isinstance(detector, Ssd) else logits]
+    if isinstance(detector, Ssd):
+        logits = logits[..., 1:] - logits[..., :1]
+    return [(logits + answers.get("bbox_ctrness", 0)).flatten(1)]
 
 
 def difference(form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from search.errors import Unsupported, VerificationFailed
+from search.export.detecting import Detecting
 
 OPSET = 20
 """Read by onnxruntime 1.17 and later."""
@@ -31,10 +32,10 @@ class Origin(NamedTuple):
     weights: str
 
 
-def write_onnx(student: nn.Module, example: Tensor, path: Path, output: str = "logits") -> dict[str, Origin]:
+def write_onnx(student: nn.Module, example: Tensor, path: Path) -> dict[str, Origin]:
     """
-    Input `images [n, channels, height, width]`, output one tensor, such as `logits [n, classes]`, any n. The student is
-    in eval mode.
+    Input `images [n, channels, height, width]`, output `logits [n, classes]`, or `detections [n, found, 6]` of a
+    `Detecting`, any n. The student is in eval mode.
 
     Returns:
         The origin of every node and of every value that one computes, by name.
@@ -53,7 +54,7 @@ def write_onnx(student: nn.Module, example: Tensor, path: Path, output: str = "l
                 dynamo=True,
                 dynamic_shapes=({0: Dim("n")},),
                 input_names=["images"],
-                output_names=[output],
+                output_names=["detections" if isinstance(student, Detecting) else "logits"],
                 opset_version=OPSET,
                 verbose=False,
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from torch import nn
 from search.costs.measure import count
 from search.detector import Detector, TwoStage
 from search.errors import InvalidSpec
+from search.files import Files
 from search.plugins import DatasetInfo
-from search.recipe import survey_for
-from search.spec import SpaceSpec
+from search.recipe import prepare, survey_for
+from search.spec import SpaceSpec, read_spec
 from search.surgery import Survey, survey
 from tests.search.detectors import CLASSES, FAMILIES, SHAPE, images, labels, small
 
@@ -82,11 +85,9 @@ def test_macs_of_two_stages_are_those_of_a_hand_count() -> None:
     assert count(detector, images(1))["params"] == sum(one.numel() for one in detector.parameters())
 
 
-def test_a_recipe_surveys_detectors_of_one_size() -> None:
+def test_a_recipe_surveys_detectors() -> None:
     found = survey_for(INFO, small("retinanet").eval(), SpaceSpec(divisor=2))
     assert isinstance(found.graft(found.space.full()), Detector)
-    with pytest.raises(InvalidSpec, match="one size of image"):
-        survey_for(INFO, small("retinanet"), SpaceSpec(resolutions=(32,)))
 
 
 def test_blocks_of_a_backbone_can_be_removed() -> None:
@@ -108,3 +109,20 @@ def test_blocks_of_a_backbone_can_be_removed() -> None:
     assert isinstance(student, Detector)
     assert isinstance(student.backbone.stem[2], nn.Identity)
     assert student.detect(images(1)).shape == (1, 20, 6)
+
+
+def test_times_of_detectors_are_refused() -> None:
+    spec = read_spec(
+        {
+            "task": "detection",
+            "teacher": {"name": "detector"},
+            "dataset": {"name": "scenes"},
+            "budget": {"latency": {"limit": "50%", "runtime": "onnxruntime-cpu"}, "macs": "50%"},
+            "search": {"weights": "slice", "strategy": {"name": "evolution"}},
+            "distill": {"name": "supervised"},
+        }
+    )
+    with pytest.raises(InvalidSpec) as caught:
+        prepare(spec, Files(cache=Path("unused")))
+    assert [error.pointer for error in caught.value.errors] == ["/budget/latency"]
+    assert "limit `macs` instead" in caught.value.message
