@@ -89,10 +89,15 @@ def kept(teacher: str, dataset: str, seed: int = 0) -> Bench:
     The teacher of this name on the dataset of this name, both with their default options; trained when there is none
     yet, while others who ask for one wait. `seed` is that of the teacher's weights, its training and the views.
     """
-    spec, folder = spec_of(teacher, dataset, seed), home()
+    return kept_by(spec_of(teacher, dataset, seed))
+
+
+def kept_by(spec: JobSpec) -> Bench:
+    """The same of any job's teacher."""
+    folder, name = home(), f"{spec.teacher.name}-{spec.dataset.name}-{spec.search.seed}"
     files, artifacts = Files(folder / "cache"), FolderArtifacts(folder / "artifacts")
-    with exclusive(folder / f"{teacher}-{dataset}-{seed}.lock"):
-        result = _taught(Lesson(spec.model_dump(mode="json"), files, artifacts, "cpu"), f"{teacher} on {dataset}")
+    with exclusive(folder / f"{name}.lock"):
+        result = _taught(Lesson(spec.model_dump(mode="json"), files, artifacts, "cpu"), name)
     recipe = prepare(spec, files)
     model = recipe.build_teacher()
     load_weights(model, artifacts.get(result.weights))

@@ -101,7 +101,8 @@ def unfinished_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
         parts.append(Text(job.reason))
     parts += [Text(line, "dim") for line in trust_lines(job, signs)]
     if job.best is not None:
-        parts.append(Text(f"best so far: trial {job.best.number}, {percent(job.best.accuracy)} accuracy", "dim"))
+        reached = f"{percent(job.best.accuracy)} {merit(job.spec)}"
+        parts.append(Text(f"best so far: trial {job.best.number}, {reached}", "dim"))
     return Padding(Group(*parts), (1, 2))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from service.documents import JobDocument
 from service.findings import CorrelationDocument, EvidenceDocument, NoiseDocument
-from service.screens.words import Signs, percent, plural, points
+from service.screens.words import Signs, merit, percent, plural, points
 from service.students import StudentDocument
 
 
@@ -16,7 +16,7 @@ def trust_lines(job: JobDocument, signs: Signs) -> list[str]:
         return []
     found = job.evidence
     ahead = [_ahead(student, found.noise, signs, several=len(job.students) > 1) for student in job.students]
-    return [line for line in [*ahead, *_lines(found, signs)] if line]
+    return [line for line in [*ahead, *_lines(found, merit(job.spec), signs)] if line]
 
 
 def _ahead(student: StudentDocument, noise: NoiseDocument | None, signs: Signs, *, several: bool) -> str:
@@ -31,13 +31,13 @@ def _ahead(student: StudentDocument, noise: NoiseDocument | None, signs: Signs, 
     return f"{name} and trial {rival.number} are a tie: {lead} on validation is no more than chance makes"
 
 
-def _lines(found: EvidenceDocument, signs: Signs) -> Iterator[str]:
+def _lines(found: EvidenceDocument, judged: str, signs: Signs) -> Iterator[str]:
     for correlation in found.correlations:
         if correlation.value is not None:
             yield _correlation(correlation)
     if found.noise is not None:
         yield (
-            f"trained again with another seed, an accuracy varies by {_distance(found.noise.value, signs)} "
+            f"trained again with another seed, an {judged} varies by {_distance(found.noise.value, signs)} "
             f"({_distance(found.noise.low, signs)} to {_distance(found.noise.high, signs)}; "
             f"{plural(found.noise.repeated, 'trial')} repeated); "
             f"less than {_distance(found.noise.difference, signs)} apart is a tie"

@@ -15,6 +15,7 @@ from search.budget import Budget
 from search.errors import BudgetImpossible, InvalidSpec, UserError
 from search.files import Files
 from search.recipe import Recipe, prepare
+from search.spec import read_spec
 from search.surgery import Survey
 from tests.workers.small_job import small_spec
 
@@ -149,3 +150,56 @@ def test_peers_need_several_views() -> None:
     with pytest.raises(UserError, match=r"raise `search\.views`") as raised:
         made.check()
     assert raised.value.errors[0].pointer == "/distill/options/peers"
+
+
+DETECTION: dict[str, Any] = {
+    "task": "detection",
+    "teacher": {"name": "detector", "options": {"backbone": {"name": "small_resnet"}}},
+    "dataset": {"name": "scenes"},
+    "budget": {"params": "50%"},
+    "search": {"strategy": {"name": "evolution"}, "weights": "slice"},
+    "distill": {"name": "hierarchical"},
+}
+
+
+def pointed_at(**changed: Any) -> dict[str, str]:
+    """Where `prepare` finds mistakes in a job of detection that is changed so, and what it says of them."""
+    with pytest.raises(InvalidSpec) as raised:
+        prepare(read_spec(DETECTION | changed), Files(cache=Path("unused")))
+    return {found.pointer: found.message for found in raised.value.errors}
+
+
+def test_a_job_of_detection_takes_what_is_made_for_it() -> None:
+    made = prepare(read_spec(DETECTION), Files(cache=Path("unused")))
+    assert made.info.task == "detection"
+
+
+def test_what_is_made_for_classifiers_is_pointed_at_in_a_job_of_detection() -> None:
+    found = pointed_at(
+        teacher={"name": "small_resnet"},
+        search={"rungs": [0, 40], "distill": {"name": "srm"}},
+        distill={"name": "hinton"},
+        space={"resolutions": [64]},
+    )
+    assert set(found) == {
+        "/teacher/name",
+        "/search/weights",
+        "/search/strategy/name",
+        "/search/rungs/0",
+        "/search/distill/name",
+        "/distill/name",
+        "/space/resolutions",
+    }
+    assert found["/distill/name"] == "`hinton` is for classification, and the job is one of detection"
+    assert "`slice` or `scratch`" in found["/search/weights"]
+
+
+def test_what_is_made_for_detectors_is_pointed_at_in_a_job_of_classification() -> None:
+    assert set(pointed_at(task="classification", search={"weights": "slice"})) == {"/teacher/name", "/distill/name"}
+
+
+def test_a_dataset_for_another_task_is_pointed_at() -> None:
+    made = prepare(read_spec(DETECTION | {"dataset": {"name": "digits"}}), Files(cache=Path("unused")))
+    with pytest.raises(UserError, match="a dataset of classification, and the job is one of detection") as raised:
+        made.check()
+    assert raised.value.errors[0].pointer == "/dataset/name"

@@ -265,6 +265,21 @@ def test_of_long_tailed_data_rare_classes_are_told_apart() -> None:
     assert [line.split() for line in text.splitlines() if "few-shot" in line] == [["few-shot", "41.5", "%"]]
 
 
+def test_a_detector_is_told_by_its_precision_and_its_misses() -> None:
+    document = JOB.model_dump(mode="json")
+    document["spec"]["task"] = "detection"
+    document["teacher"]["metrics"]["detection"] = {"ap50": 0.8, "miss_rate": 0.2}
+    for student in (document["student"], *document["students"]):
+        student["metrics"]["detection"] = {"ap50": 0.75, "miss_rate": 0.26}
+    found = drawn(
+        result_screen(JobDocument.model_validate(document), trial_points(TRIALS), width=100, signs=UNICODE), 100
+    )
+    assert "accuracy" not in found
+    assert re.search(r"mAP +\d", found)
+    assert re.search(r"AP50 +80\.0 % +75\.0 % +\u22125\.0 pt", found)
+    assert re.search(r"miss rate +20\.0 % +26\.0 % +\+6\.0 pt", found)
+
+
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
