@@ -314,7 +314,8 @@ class TwoStage(Detector):
         regions = self.regions(pyramid, boxes)
         embedding = self.embedding(regions)
         scores, found = self._told(embedding)
-        if len(scores):
+        losses |= {"loss_classifier": 0 * scores.sum(), "loss_box_reg": 0 * found.sum()}
+        if len(scores):  # everything may lie in regions to be ignored
             losses["loss_classifier"], losses["loss_box_reg"] = fastrcnn_loss(scores, found, classes, deltas)
         return Studied(losses, pyramid, boxes, regions, embedding)
 
@@ -382,7 +383,8 @@ class TwoStage(Detector):
         for want, target in zip(wanted, targets, strict=True):
             want[(want == 0) & ~target.background(seen)] = -1  # neither of both: it is not sampled
         codes = rpn.box_coder.encode(matched, anchors)
-        losses = {}
+        nothing = 0 * (objectness.sum() + deltas.sum())
+        losses = {"loss_objectness": nothing, "loss_rpn_box_reg": nothing}
         if any(bool((want >= 0).any()) for want in wanted):
             losses["loss_objectness"], losses["loss_rpn_box_reg"] = rpn.compute_loss(objectness, deltas, wanted, codes)
         boxes = rpn.box_coder.decode(deltas.detach(), anchors).view(len(targets), -1, 4)
