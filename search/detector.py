@@ -69,6 +69,8 @@ class Detector(nn.Module):
     """`[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, not from weights."""
     found: int
     """Rows that `detect` answers an image with."""
+    least_score: float
+    """Boxes whose score is not above it are left out."""
 
     def __init__(self, network: Any, generator: Any, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -289,7 +291,7 @@ class TwoStage(Detector):
         self.rpn: Any = network.rpn
         self.roi_heads: Any = network.roi_heads
         self.proposals, self.most = (int(of["testing"]) for of in (self.rpn._post_nms_top_n, self.rpn._pre_nms_top_n))
-        self.found = self.roi_heads.detections_per_img
+        self.found, self.least_score = self.roi_heads.detections_per_img, self.roi_heads.score_thresh
         pool = self.roi_heads.box_roi_pool
         self.pooled = tuple(at for at, name in enumerate(self.levels) if name in pool.featmap_names)
 
@@ -349,7 +351,7 @@ class TwoStage(Detector):
         count = min(_MOST, self.proposals * self.classes)
         values, at = torch.topk(scores.flatten(1), count, 1)
         chosen = Candidates(picked(found.flatten(1, 2), at), values, (at % self.classes).float(), count)
-        chosen = chosen.within(self.size, score=heads.score_thresh, side=_LEAST_SIDE)
+        chosen = chosen.within(self.size, score=self.least_score, side=_LEAST_SIDE)
         return best(Suppression(heads.nms_thresh, self.size, self.classes, at_once)(chosen), self.found)
 
     def _proposals(self, pyramid: list[Tensor], at_once: bool) -> Candidates:

@@ -17,7 +17,7 @@ from search.detector import Detector
 from search.errors import WeightsError
 from search.export import load
 from search.export.architecture import VERSION, describe
-from search.export.detecting import Detecting, difference, provoked
+from search.export.detecting import Detecting, difference, finds, provoked
 from search.export.onnx import answers, write_onnx
 from search.export.verify import batches, bundle_answers, deviation, student_answers
 
@@ -59,7 +59,8 @@ def write_bundle(
     Writes the student into `folder`, reads every form back and compares its answers with the student's.
 
     `example` is a batch `[n, channels, height, width]` as the student takes it. The files appear only after all of
-    them were verified. The student itself is left as it is. A detector is written as what answers with boxes.
+    them were verified. The student itself is left as it is. A detector is written as what answers with boxes; where it
+    finds none, a copy that leaves out no box is written and verified before it.
 
     Returns:
         The largest absolute difference of logits, or of the scores of boxes, by form: `bundle`, and `onnx` when it was
@@ -72,10 +73,16 @@ def write_bundle(
     """
     student = copy.deepcopy(student).cpu().eval()
     example = example.detach().cpu()
-    questions, compare, answer = batches(example), deviation, "logits"
+    questions, compare, answer, before = batches(example), deviation, "logits", dict[str, float]()
     if isinstance(student, Detector):
+        compare, answer = difference, "detections"
         random = {name: provoked(student, images) for name, images in questions.items() if name != "example"}
-        questions, compare, answer = {**questions, **random}, difference, "detections"
+        questions |= random
+        if student.least_score >= 0 and not any(finds(student, images).any() for images in questions.values()):
+            frank = copy.deepcopy(student)
+            frank.least_score = -1.0
+            with tempfile.TemporaryDirectory(prefix="sth-verify-") as name:
+                before = write_bundle(frank, example, Path(name), onnx=onnx, classes=classes, mean=mean, std=std)
         student = Detecting(student)
     document, weights = describe(student)
     document["input"] |= {"shape": list(example.shape[1:]), "mean": list(mean), "std": list(std)}
@@ -96,7 +103,7 @@ def write_bundle(
             found["onnx"] = compare("onnx", expected, answers(draft / "student.onnx", questions))
         for path in sorted(draft.iterdir()):
             path.replace(folder / path.name)
-    return found
+    return {form: max(largest, before.get(form, 0.0)) for form, largest in found.items()}
 
 
 def read_bundle(folder: Path) -> Bundle:

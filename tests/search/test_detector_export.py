@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from search.detector import TwoStage
 from search.errors import VerificationFailed, WeightsError
 from search.export import load
 from search.export.architecture import describe
@@ -91,18 +90,41 @@ def test_of_many_boxes_a_few_may_be_alone() -> None:
         difference("onnx", rows(*many), rows(*many[:-5], *[[0.0] * 6] * 5))
 
 
-def test_without_boxes_nothing_is_verified() -> None:
-    with pytest.raises(VerificationFailed, match="finds nothing"):
-        difference("onnx", rows(), rows())
+def test_boxes_without_area_are_matched_where_they_lie() -> None:
+    point = [8.0, 8, 8, 9, 0.5, 0]
+    assert difference("onnx", rows(point), rows(point)) == 0
+    with pytest.raises(VerificationFailed, match="no counterpart"):
+        difference("onnx", rows(point), rows([8.1, *point[1:]]))
+
+
+def test_a_detector_that_finds_nothing_is_verified_by_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def answered(folder: Path, questions: dict[str, Tensor]) -> dict[str, Tensor]:
+        student = load.load(folder)
+        asked.append({name: student(images).detach() for name, images in questions.items()})
+        return {name: answer + wrong for name, answer in asked[-1].items()}
+
+    monkeypatch.setattr("search.export.bundle.bundle_answers", answered)
+    detector, wrong = small("ssdlite").eval(), 0.0
+    detector.least_score = 1.0
+    named = {"classes": ("digit", "person"), "mean": [0.5] * 3, "std": [0.25] * 3}
+    write_bundle(detector, images(1), tmp_path / "right", onnx=False, **named)
+    first, second = asked
+    assert all(answer.any() for answer in first.values())
+    assert not any(answer.any() for answer in second.values())
+    assert not read_bundle(tmp_path / "right").student(images(1)).any()
+    wrong = 0.1
+    with pytest.raises(VerificationFailed, match="no counterpart"):
+        write_bundle(detector, images(1), tmp_path / "wrong", onnx=False, **named)
+    assert not (tmp_path / "wrong" / "load.py").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_are_changed_until_something_is_found(family: str) -> None:
     detector, noise = small(family).eval(), 0.1 * images(2)
-    limit = detector.detect(noise)[..., 4].max().item() * 1.05
-    if isinstance(detector, TwoStage):
-        detector.roi_heads.score_thresh = limit
-    else:
-        detector.least_score = limit
+    detector.least_score = detector.detect(noise)[..., 4].max().item() * 1.05
     assert not detector.detect(noise).any()
     assert (detector.detect(provoked(detector, noise))[..., 4] > 0).any(1).all()
