@@ -19,6 +19,7 @@ from benchmarks.teachers import Bench
 from search.budget import Budget
 from search.costs.measure import count
 from search.distillers.hinton import Hinton
+from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, Quality, quality
 from search.spec import Schedule
 from search.training import Pupil, Stretch, recalibrate, train
@@ -81,11 +82,23 @@ class Final:
     compute: Compute
 
 
-def distil(model: nn.Module, bench: Bench, seed: int, stop: int, compute: Compute, *, start: int = 0) -> None:
+TEACH = Hinton(Hinton.Options())
+
+
+def distil(
+    model: nn.Module,
+    bench: Bench,
+    seed: int,
+    stop: int,
+    compute: Compute,
+    *,
+    start: int = 0,
+    teach: Distiller = TEACH,
+) -> None:
     """Trains in place from one step to another on a cosine of its own. `seed` orders the images."""
     with compute.timed():
         source, stretch = replace(bench.train, seed=seed), Stretch(start, stop, (start, stop))
-        for _ in train(Pupil(model, start), source, Hinton(Hinton.Options()), SCHEDULE, stretch):
+        for _ in train(Pupil(model, start), source, teach, SCHEDULE, stretch):
             compute.samples += SCHEDULE.batch_size
 
 

@@ -162,6 +162,38 @@ class ElasticSpec(Part):
     training: Schedule = Schedule(learning_rate=0.03)
 
 
+class BlockStrength(Part):
+    """How hard the widths of some blocks are pressed. Of several rules the last counts."""
+
+    match: Pattern
+    """A name, or a pattern with `*` and `?`, of blocks or of width sites."""
+    strength: float = Field(ge=0, le=1000)
+    """A multiple of what presses the others; 0 protects the block, whose channels then all stay."""
+
+
+class StructureSpec(Part):
+    """How widths are learned: the teacher loses channels in one training, until it is within the budget."""
+
+    steps: int = Field(600, ge=1, le=10_000_000)
+    """Of the whole way down, through all levels."""
+    press: float = Field(0.8, gt=0, le=1)
+    """Share of the way to each level in which channels are lost; in the rest of it the network settles."""
+    strength: float = Field(10.0, gt=0, le=1e6)
+    """Of the regulariser at first; it is adapted so that the cost keeps to its path."""
+    weighting: float = Field(0.5, ge=0, le=1)
+    """How much it counts for a channel's pressure what it costs: 1 is in proportion, 0 presses all channels alike."""
+    threshold: float = Field(0.1, gt=0, le=1)
+    """How weak a channel should have become before it dies, as a share of what is usual; while they are not, the
+    regulariser grows stronger."""
+    blocks: tuple[BlockStrength, ...] = Field((), max_length=256)
+    sequential: bool = False
+    """Whether blocks lose channels one after the other, and not all at once."""
+    every: int = Field(50, ge=1, le=1_000_000)
+    """Steps between two checkpoints."""
+    training: Schedule = Schedule(learning_rate=0.1, drops=(0.8,))
+    """Of each level anew."""
+
+
 class SearchSpec(Part):
     strategy: Pick = Pick(name="planned")
     weights: Literal["slice", "library", "elastic", "scratch"] = "library"

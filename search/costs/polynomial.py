@@ -8,6 +8,7 @@ it, because a multiplication takes less than a nanosecond; a rate is so many in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +94,12 @@ class Polynomials:
         if metric in self.rates:
             return self.rates[metric] // limit
         return limit * self.fractions.get(metric, 1)
+
+    def cost(self, metric: str, value: float) -> int:
+        """What a value of a metric's sum comes to in the metric's own unit."""
+        if metric in self.rates:
+            return int(self.rates[metric] // max(value, 1))
+        return math.ceil(value / self.fractions.get(metric, 1))
 
     def __call__(self, choices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """`{metric: [n]}` for choices `[n, sites]`, each one of its site's."""

@@ -10,6 +10,7 @@ From a network to the space of its students, their exact costs, and the students
 from search.surgery.anatomy import Finding, Survey
 from search.surgery.knife import Donor
 from search.surgery.operators import FactorKey, Factors
+from search.surgery.places import Place, Width
 from search.surgery.surveyor import survey
 
-__all__ = ["Donor", "FactorKey", "Factors", "Finding", "Survey", "survey"]
+__all__ = ["Donor", "FactorKey", "Factors", "Finding", "Place", "Survey", "Width", "survey"]

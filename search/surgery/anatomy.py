@@ -18,6 +18,7 @@ from search.surgery.channels import Channels
 from search.surgery.groups import Kept
 from search.surgery.knife import Cuts, Donor, Knife
 from search.surgery.operators import DENSE, SEPARABLE, FactorKey
+from search.surgery.places import Width, widths_of
 from search.surgery.sites import Sites
 
 Status = Literal["searchable", "removable", "frozen", "unsupported"]
@@ -164,6 +165,20 @@ class Survey:
         may have only some of the teacher's tensors.
         """
         return self._anatomy.knife.tensors(self.teacher, self._anatomy.cuts(candidate), donor)
+
+    @cached_property
+    def widths(self) -> Mapping[int, Width]:
+        """By the index of each width site, where its channels lie in the teacher's tensors."""
+        return widths_of(self._anatomy.knife, self._anatomy.sites)
+
+    def sort(self, model: nn.Module, importance: Mapping[int, NDArray[np.float64]]) -> None:
+        """
+        Permutes the channels of a network with the teacher's structure, in place: those of each width site by falling
+        `importance`, `[units]`. Its function stays the same.
+        """
+        knife, group_of = self._anatomy.knife, self._anatomy.sites.group_of
+        given = {group_of[site]: values for site, values in importance.items()}
+        knife.reorder(model, knife.orders(model, given))
 
     def factor_keys(self, candidate: Candidate) -> tuple[FactorKey, ...]:
         """The factors that a candidate's operators ask a donor for."""

@@ -96,12 +96,14 @@ class Knife:
                 found.setdefault(layer_name, {})[side] = lane
         return found
 
-    def orders(self, model: nn.Module) -> list[Order]:
+    def orders(
+        self, model: nn.Module, importance: Mapping[int, NDArray[np.float64]] = MappingProxyType({})
+    ) -> list[Order]:
         """
         For every group its units, and where these can be made narrower their channels, by falling importance.
 
         The importance of a unit is the sum of squared weights that produce or read it, each tensor's divided by its
-        mean over the units, so that every layer has the same say.
+        mean over the units, so that every layer has the same say; or what is given for a group, `[units]`.
         """
         groups = self.grouping.groups
         units = [np.zeros(group.units) for group in groups]
@@ -122,7 +124,8 @@ class Knife:
                         known = strands[group].setdefault(table.strand, np.zeros(each.shape))
                         known += each
         orders = []
-        for score, inside in zip(units, strands, strict=True):
+        for group, (score, inside) in enumerate(zip(units, strands, strict=True)):
+            score = importance.get(group, score)
             order = np.argsort(-score, kind="stable")
             within = {strand: np.argsort(-each[order], axis=1, kind="stable") for strand, each in inside.items()}
             orders.append(Order(order, within))
