@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -51,9 +51,15 @@ LEARNED = 0.4
 TEACH = Hinton(Hinton.Options(alpha=0.9))
 
 
+@dataclass(frozen=True, slots=True)
+class Whole(Options):
+    steps: int = 0
+    """Of all that a student is trained, the learning of its widths included."""
+
+
 def structure(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """Widths learned in one training, and the weights that were learned with them."""
-    learning, pupil, chosen = _learned(bench, budget, seed, compute)
+    learning, pupil, chosen = _learned(bench, budget, seed, compute, options)
     with compute.timed():
         student = Learned(bench.survey, [learning.snapshot(pupil)]).graft(chosen)
     return Found(student, _note(learning, pupil))
@@ -61,7 +67,7 @@ def structure(bench: Bench, budget: Budget, seed: int, compute: Compute, options
 
 def widths_alone(bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options) -> Found:
     """The same widths with the teacher's weights, sliced."""
-    learning, pupil, chosen = _learned(bench, budget, seed, compute)
+    learning, pupil, chosen = _learned(bench, budget, seed, compute, options)
     return Found(bench.survey.graft(chosen), _note(learning, pupil))
 
 
@@ -75,8 +81,11 @@ METHODS: Mapping[str, Method] = {
 USUAL = ("uniform", "torch-pruning L2", "planned", "structure")
 
 
-def _learned(bench: Bench, budget: Budget, seed: int, compute: Compute) -> tuple[Learning, Pupil, Candidate]:
-    steps = round(LEARNED * length(bench))
+def _learned(
+    bench: Bench, budget: Budget, seed: int, compute: Compute, options: Options
+) -> tuple[Learning, Pupil, Candidate]:
+    assert isinstance(options, Whole)
+    steps = round(LEARNED * options.steps)
     with compute.timed():
         spec = StructureSpec(steps=steps)
         learning = Learning(bench.survey, bench.survey, [budget], TEACH, spec)
@@ -100,11 +109,11 @@ def length(bench: Bench) -> int:
     return teacher.epochs * (images // teacher.training.batch_size)
 
 
-def measure(bench: Bench, cell: Cell, options: Options) -> Row:
+def measure(bench: Bench, cell: Cell) -> Row:
     """Runs a method and trains its student for the rest of `cell.steps`."""
     metric, _, limit = cell.budget.partition("=")
     budget, compute, last = bench.budget(**{metric: limit}), Compute(), Compute()
-    found = METHODS[cell.method](bench, budget, cell.seed, compute, options)
+    found = METHODS[cell.method](bench, budget, cell.seed, compute, Whole(steps=cell.steps))
     if found.student is None:
         return Row(cell, None, None, 0, 0, compute.samples, compute.seconds, 0, 0.0, found.note)
     steps = cell.steps - compute.samples // SCHEDULE.batch_size
@@ -199,7 +208,7 @@ def main() -> None:
     ]
     for cell in wanted:
         if not asked.table and cell not in known():
-            record(row := measure(benches[cell.dataset], cell, Options()))
+            record(row := measure(benches[cell.dataset], cell))
             print(row.line(), flush=True)
     rows, accuracies = known(), {name: bench.result.accuracy or 0.0 for name, bench in benches.items()}
     print("\n".join(tables((rows[cell] for cell in wanted if cell in rows), accuracies)))

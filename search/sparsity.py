@@ -62,7 +62,8 @@ class Strengths:
     def relative(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The same as multiples of what is usual among the channels of their sites in the teacher."""
         usual = [mean if site.norms else 1.0 for site, mean in zip(self._sites, self._usual, strict=True)]
-        return values / np.repeat(usual, np.diff(self._bounds))
+        found: NDArray[np.float64] = values / np.repeat(usual, np.diff(self._bounds))
+        return found
 
 
 @dataclass
