@@ -35,8 +35,8 @@ test: check ## the linters, then every test
 	$(VENV)/bin/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not alone' --durations=10
 	$(VENV)/bin/pytest -m alone
 
-serve: setup ## start the service on this machine, its state in .stillhouse
-	@STILLHOUSE_HOME=$(CURDIR)/.stillhouse $(VENV)/bin/stillhouse serve
+serve: setup ## start the service on this machine, its state in ~/.stillhouse
+	@$(VENV)/bin/stillhouse serve
 
 bench: setup ## measure, and print tables (benchmarks/)
 	@for program in benchmarks/[a-z]*.py; do echo "== $$program"; \

@@ -23,18 +23,19 @@ from service.description import describe
 from service.door import Door, SameOrigin
 from service.metrics import Metrics
 from service.problems import HANDLERS
+from service.routes import accounts, catalog, events, probes
 from service.routes import artifacts as artifact_routes
-from service.routes import catalog, events, probes
 from service.routes import jobs as job_routes
 from service.schemas import BODY_BYTES
 from service.settings import Settings
-from service.store.ports import Jobs
+from service.store.ports import Record
+from service.throttle import Throttle
 from workers.ports import Artifacts
 
 
 def create_app(
     settings: Settings,
-    jobs: Jobs,
+    record: Record,
     artifacts: Artifacts,
     checker: Checker,
     *,
@@ -54,7 +55,7 @@ def create_app(
         app.state.draining.set()
         await run_in_threadpool(checker.close)
 
-    metrics = Metrics(jobs)
+    metrics = Metrics(record)
     app = FastAPI(
         title="Stillhouse",
         version=version("stillhouse"),
@@ -71,12 +72,8 @@ def create_app(
         ],
         exception_handlers=dict(HANDLERS),
     )
-    app.state.settings, app.state.jobs, app.state.artifacts, app.state.asking = (
-        settings,
-        jobs,
-        artifacts,
-        Asking(checker),
-    )
+    app.state.settings, app.state.record, app.state.artifacts = settings, record, artifacts
+    app.state.asking, app.state.throttle = Asking(checker), Throttle(settings.key_rate, settings.key_burst)
     app.state.metrics, app.state.schema_version = metrics, schema_version
     app.state.draining = draining or threading.Event()
     app.state.streams = events.Streams(settings.event_streams)
@@ -87,6 +84,7 @@ def create_app(
         job_routes.router,
         events.router,
         artifact_routes.router,
+        accounts.router,
     ):
         app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

@@ -1,33 +1,93 @@
-"""Who may call: whoever has the key, when the operator has set one."""
+"""Who calls, and whether the key is good for what is asked."""
 
 from __future__ import annotations
 
 import hmac
 from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from service.problems import Refusal
+from service.problems import Refusal, request_id
+from service.settings import Settings
+from service.store.ports import DEFAULT, Caller, Record, Scope
+from service.throttle import Throttle
+
+SETTINGS_KEY = "settings"
+"""The actor who bears the key of STILLHOUSE_API_KEY."""
+ANYONE = "anyone"
+"""The actor where nobody is asked for a key."""
 
 _bearer = HTTPBearer(
     scheme_name="apiKey",
-    description="The key of this server. One that listens on loopback only may be without.",
+    description="A key, as `stillhouse keys create` prints it. The scopes are `read`, `submit` and `admin`, each good "
+    "for what those before it are.",
     auto_error=False,
 )
 
 
-async def require_key(
+async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Raises `Refusal` (401) when a key is set and the request does not bear it."""
-    key = request.app.state.settings.api_key
-    if key is None:
-        return
-    given = credentials.credentials if credentials is not None else ""
-    if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
+) -> Caller:
+    """
+    Whoever bears the key of the request.
+
+    Raises:
+        Refusal: there is none, or none that may be used (401); it was used too often (429).
+    """
+    # FastAPI asks again for each set of scopes; a request counts once, and its key is looked up once.
+    if not hasattr(request.state, "caller"):
+        secret = credentials.credentials if credentials is not None else ""
+        request.state.caller = await run_in_threadpool(_recognized, request, secret)
+    caller: Caller = request.state.caller
+    return caller
+
+
+def _recognized(request: Request, secret: str) -> Caller:
+    settings: Settings = request.app.state.settings
+    if settings.auth == "off":
+        return Caller(DEFAULT, ANYONE, Scope.ADMIN, request_id(request))
+    caller = _bearer_of(request, settings, secret)
+    if caller is None:
         raise Refusal(
             "UNAUTHENTICATED",
-            "Send the key of this server as `Authorization: Bearer <key>`; its operator has set one.",
+            "Send a key that is neither revoked nor over as `Authorization: Bearer <key>`; "
+            "`stillhouse keys create` makes one.",
             headers={"WWW-Authenticate": 'Bearer realm="stillhouse"'},
         )
+    throttle: Throttle = request.app.state.throttle
+    allowance = throttle.take(caller.actor)
+    request.state.headers = allowance.headers
+    if allowance.wait:
+        raise Refusal(
+            "RATE_LIMITED",
+            f"This key may be used {throttle.rate:g} times a second; wait {allowance.wait} s.",
+            headers={"Retry-After": str(allowance.wait)},
+        )
+    return caller
+
+
+def _bearer_of(request: Request, settings: Settings, secret: str) -> Caller | None:
+    if not secret:
+        return None
+    ours = settings.api_key
+    if ours is not None and hmac.compare_digest(secret.encode(), ours.get_secret_value().encode()):
+        return Caller(DEFAULT, SETTINGS_KEY, Scope.ADMIN, request_id(request))
+    record: Record = request.app.state.record
+    key = record.holder(secret)
+    return None if key is None else Caller(key.tenant, key.id, key.scope, request_id(request))
+
+
+async def permit(scopes: SecurityScopes, caller: Annotated[Caller, Depends(authenticate)]) -> None:
+    """Raises `Refusal` (403) when the caller's scope does not cover what the operation asks for."""
+    for needed in scopes.scopes:
+        if not caller.scope.covers(Scope(needed)):
+            raise Refusal(
+                "FORBIDDEN", f"That takes a key of scope `{needed}`, and this one is good for `{caller.scope}` only."
+            )
+
+
+CallerDep = Annotated[Caller, Depends(authenticate)]
+may_read, may_submit, may_administer = (Security(permit, scopes=[scope]) for scope in Scope)
+"""For `dependencies` of a router or a route."""

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from search.errors import StillhouseError
-from service.commands import choices, here, host, jobs
+from service.commands import choices, here, host, jobs, operate
 from service.terminal import Terminal
 
 
@@ -51,6 +51,7 @@ _PANELS = {
         jobs.events,
         jobs.pull,
         jobs.cancel,
+        jobs.usage,
         here.local,
     ),
     "Servers": (host.serve, host.api, host.dispatcher, host.migrate, here.version),
@@ -58,6 +59,8 @@ _PANELS = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.add_typer(operate.keys, name="keys", rich_help_panel="Servers")
+app.add_typer(operate.tenants, name="tenants", rich_help_panel="Servers")
 
 
 def main() -> None:

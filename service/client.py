@@ -1,7 +1,7 @@
 """
 Stillhouse from Python:
 
-    client = Client()                                   # STILLHOUSE_URL, STILLHOUSE_API_KEY
+    client = Client()                # STILLHOUSE_URL, STILLHOUSE_API_KEY; on the server's machine it finds its key
     job = client.jobs.create({"teacher": {"name": "small_resnet"}, "dataset": {"name": "digits"},
                               "budget": {"macs": "25%"}})
     job = client.jobs.wait(job.id)
@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from search.spec import JobSpec
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
-from service.schemas import CatalogEntry, Plan, Server
+from service.schemas import CatalogEntry, Plan, Server, Usage
 from service.takehome import placing, safe_name, student_file
 from service.wire import ApiError, Backoff, Damaged, JobFailed, ServerUnavailable, TimedOut, Unreachable, Wire, parsed
 from workers.ports import JobState
@@ -78,6 +78,10 @@ class Client:
     def server(self) -> Server:
         """Version and limits of the server."""
         return _document(Server, self._wire.get("/v1/server"))
+
+    def usage(self) -> Usage:
+        """What the key's tenant uses, and what it may."""
+        return _document(Usage, self._wire.get("/v1/usage"))
 
     def ready(self) -> bool:
         """Whether the server is there and takes jobs; asks once."""

@@ -12,12 +12,14 @@ import anyio
 import anyio.to_thread
 from fastapi import Depends, Header, Request
 
-from search.errors import NotFound
+from search.errors import InvalidSpec, NotFound
+from search.part import Part, read_part
 from search.spec import JobSpec
+from service.auth import CallerDep
 from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
 from service.settings import Settings
-from service.store.ports import Jobs
+from service.store.ports import Account, Jobs, Record
 from workers.ports import Artifacts
 
 DEEPEST = 32
@@ -25,6 +27,7 @@ DEEPEST = 32
 _LARGEST_DIGITS = 400
 """A number written longer than that is no number of ours, and costs quadratic time to read."""
 _JOB_ID = re.compile(r"job_[0-9a-z]{26}")
+_KEY_ID = re.compile(r"key_[0-9a-z]{26}")
 
 
 async def _settings(request: Request) -> Settings:
@@ -32,9 +35,19 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
-async def _jobs(request: Request) -> Jobs:
-    jobs: Jobs = request.app.state.jobs
-    return jobs
+async def _record(request: Request) -> Record:
+    record: Record = request.app.state.record
+    return record
+
+
+async def _jobs(request: Request, caller: CallerDep) -> Jobs:
+    record: Record = request.app.state.record
+    return record.jobs(caller)
+
+
+async def _account(request: Request, caller: CallerDep) -> Account:
+    record: Record = request.app.state.record
+    return record.account(caller)
 
 
 async def _artifacts(request: Request) -> Artifacts:
@@ -77,6 +90,7 @@ class Asking:
 CHECKS_AT_ONCE, CHECKS_WAITING = 8, 64
 Q = TypeVar("Q")
 A = TypeVar("A")
+P = TypeVar("P", bound=Part)
 
 
 async def _job_id(job_id: str) -> str:
@@ -84,6 +98,12 @@ async def _job_id(job_id: str) -> str:
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job `{job_id[:64]}`")
     return job_id
+
+
+async def _key_id(key_id: str) -> str:
+    if not _KEY_ID.fullmatch(key_id):
+        raise NotFound(f"there is no key `{key_id[:64]}`")
+    return key_id
 
 
 async def _idempotency_key(
@@ -104,6 +124,25 @@ async def _idempotency_key(
     return idempotency_key
 
 
+class InvalidBody(InvalidSpec):
+    """A body other than a job's has mistakes."""
+
+    code = "INVALID"
+
+
+def read_body(kind: type[P], document: object) -> P:
+    """
+    What a body says.
+
+    Raises:
+        InvalidBody: one `FieldError` for every mistake.
+    """
+    try:
+        return read_part(kind, document)
+    except InvalidSpec as error:
+        raise InvalidBody(error.errors) from None
+
+
 async def _json_body(request: Request) -> Any:
     """
     The decoded body.
@@ -121,7 +160,7 @@ def _expect_json(content_type: str) -> None:
     charset = declared.get_content_charset("utf-8")
     if declared.get_content_type() != "application/json" or charset not in ("utf-8", "us-ascii"):
         raise Refusal(
-            "UNSUPPORTED_MEDIA_TYPE", "Send the job spec as JSON in UTF-8, with `Content-Type: application/json`."
+            "UNSUPPORTED_MEDIA_TYPE", "Send the body as JSON in UTF-8, with `Content-Type: application/json`."
         )
 
 
@@ -134,7 +173,7 @@ def read_json(body: bytes) -> Any:
         Refusal: it is not such JSON (400).
     """
     if not body:
-        raise Refusal("MALFORMED_JSON", "The body is empty; send a job spec as one JSON object.")
+        raise Refusal("MALFORMED_JSON", "The body is empty; send one JSON object.")
     try:
         text = body.decode("utf-8")
         _check_depth(text)
@@ -217,9 +256,12 @@ def _decent(text: str) -> bool:
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
+RecordDep = Annotated[Record, Depends(_record)]
+AccountDep = Annotated[Account, Depends(_account)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 ArtifactsDep = Annotated[Artifacts, Depends(_artifacts)]
 AskingDep = Annotated[Asking, Depends(_asking)]
+KeyId = Annotated[str, Depends(_key_id)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 JsonBody = Annotated[Any, Depends(_json_body)]

@@ -18,9 +18,20 @@ from pydantic.json_schema import models_json_schema
 from search.errors import FieldError
 from search.spec import JobSpec
 from service.problems import KINDS, MEDIA_TYPE, FieldProblem, Problem, problem
+from service.store.ports import Scope
 
 _REF = "#/components/schemas/{model}"
 _ALWAYS = ("UNKNOWN_HOST", "FOREIGN_ORIGIN", "INTERNAL")
+_GUARDED = ("UNAUTHENTICATED", "FORBIDDEN", "RATE_LIMITED", "STORE_UNAVAILABLE")
+"""Of operations that ask for a key: it is looked up, and may be asked too often."""
+_WAITING = {
+    name: {"description": told, "schema": {"type": "string"}}
+    for name, told in {
+        "Retry-After": "Seconds",
+        "RateLimit": "What is left of the key's requests, and the seconds until there is more",
+        "RateLimit-Policy": "Requests (q) that may come in so many seconds (w)",
+    }.items()
+}
 _SAID = {
     "INVALID_SPEC": FieldError(
         "/search/trails", "UNKNOWN_FIELD", 'unknown field `trails`, did you mean "trials"?', ("trials",)
@@ -46,7 +57,8 @@ def answers(*codes: str, example: Any = None, status: int = 200) -> dict[int | s
     described: dict[int | str, dict[str, Any]] = {}
     if example is not None:
         described[status] = {"content": {"application/json": {"example": shown(example)}}}
-    for code in sorted({*codes, *_ALWAYS}, key=lambda code: (KINDS[code].status, code)):
+    guarded = _GUARDED if "UNAUTHENTICATED" in codes else ()
+    for code in sorted({*codes, *guarded, *_ALWAYS}, key=lambda code: (KINDS[code].status, code)):
         kind = KINDS[code]
         known = described.setdefault(
             kind.status,
@@ -56,6 +68,8 @@ def answers(*codes: str, example: Any = None, status: int = 200) -> dict[int | s
                 "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
             },
         )
+        if kind.status == 429:
+            known["headers"] |= _WAITING
         known["content"][MEDIA_TYPE]["examples"][code] = {"summary": kind.title, "value": _example(code)}
     return described
 
@@ -90,6 +104,18 @@ def spec_body(example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def body(kind: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body `service.deps.read_body` reads as `kind`."""
+    schema = kind.model_json_schema(ref_template=_REF)
+    schema.pop("$defs", None)  # an enumeration that answers show too
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": shown(example)}},
+        }
+    }
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, made once; FastAPI calls this as `app.openapi()`."""
     if app.openapi_schema is None:
@@ -113,6 +139,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _finish(operation: dict[str, Any]) -> None:
+    for requirement in operation.get("security", ()):
+        for scheme, scopes in requirement.items():
+            requirement[scheme] = [max(scopes, key=list(Scope).index)]  # the widest asked for covers the others
     answers = operation["responses"]
     if MEDIA_TYPE not in answers.get("422", {}).get("content", {MEDIA_TYPE: {}}):
         del answers["422"]  # FastAPI adds its own wherever there is a parameter, even one that takes everything

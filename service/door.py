@@ -34,7 +34,7 @@ Observe = Callable[[str, str, int, float], None]
 
 class Door:
     """
-    The outermost layer.
+    The outermost layer. What a route leaves in `request.state.headers` goes on its answer, whatever that is.
 
     Gives the request its id (the client's own, if it sent a decent one) and puts it on the answer. Errors that other
     layers answer in words of their own are rewritten as problems, and what nobody caught becomes one without internals.
@@ -83,7 +83,7 @@ class _Answer:
             self.started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.request_id
-            for name, value in _PROTECTION.items():
+            for name, value in {**_PROTECTION, **self._scope["state"].get("headers", {})}.items():
                 headers.setdefault(name, value)
         elif self._foreign is not None:
             if not message.get("more_body", False):

@@ -11,7 +11,9 @@ from service.app import create_app
 from service.checker import DirectChecker
 from service.description import written
 from service.settings import Settings
-from workers.memory import MemoryArtifacts, MemoryLedger
+from service.store.engine import connect
+from service.store.record import SqlRecord
+from workers.memory import MemoryArtifacts
 
 SNAPSHOT = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
 COMMAND = "python -m service.openapi"
@@ -22,7 +24,7 @@ def document() -> dict[str, Any]:
     files = Files(cache=Path(gettempdir()), roots=())
     app = create_app(
         Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()}),
-        MemoryLedger(),
+        SqlRecord(connect(f"sqlite:///{files.cache / 'never-opened.db'}")),
         MemoryArtifacts(),
         DirectChecker(files),
         schema_version="memory",

@@ -30,6 +30,7 @@ from search.errors import (
     did_you_mean,
 )
 from service.checker import CheckerBusy
+from service.store.ports import QuotaSpent
 
 logger = logging.getLogger("stillhouse.api")
 
@@ -63,6 +64,9 @@ KINDS: Mapping[str, Kind] = {
     "FOREIGN_ORIGIN": Kind(
         403, "Another site's page may not call this server", "Call it from its own pages, or from a program."
     ),
+    "FORBIDDEN": Kind(
+        403, "The key is not good for that", "Use a key of a wider scope; `stillhouse keys create` makes one."
+    ),
     "NOT_FOUND": Kind(404, "There is no such thing", "Check the address and the id."),
     "METHOD_NOT_ALLOWED": Kind(405, "That method is not offered here", "Use one of those in the Allow header."),
     "CONFLICT": Kind(409, "The state of the job does not allow that", "Read the job again, then decide."),
@@ -87,6 +91,27 @@ KINDS: Mapping[str, Kind] = {
     "IDEMPOTENCY_KEY_REUSED": Kind(
         422, "The Idempotency-Key came before with another body", "Send the same body again, or a new key."
     ),
+    "BEYOND_QUOTA": Kind(
+        422,
+        "The job asks for more than its tenant may ever have",
+        "Ask for less at `errors`, or have the limit raised.",
+    ),
+    "RATE_LIMITED": Kind(429, "Too many requests", "Wait for as long as Retry-After says.", retryable=True),
+    "QUOTA_QUEUED_JOBS": Kind(
+        429,
+        "The tenant has as many jobs in the queue as it may",
+        "Submit again when some have started.",
+        retryable=True,
+    ),
+    "QUOTA_STORED_BYTES": Kind(
+        429, "The tenant's artifacts take up all their room", "Have the operator raise the limit.", retryable=True
+    ),
+    "QUOTA_CPU_SECONDS_PER_DAY": Kind(
+        429, "The tenant's CPU-seconds of the day are used up", "Submit again tomorrow (UTC).", retryable=True
+    ),
+    "QUOTA_GPU_SECONDS_PER_DAY": Kind(
+        429, "The tenant's GPU-seconds of the day are used up", "Submit again tomorrow (UTC).", retryable=True
+    ),
     "INTERNAL": Kind(500, "Something went wrong on our side", "Give the operator the id in `instance`."),
     "VERIFICATION_FAILED": Kind(
         500, "A stored file is not what was stored", "Give the operator the id in `instance`; restore the file."
@@ -107,6 +132,7 @@ _BY_STATUS = {
     413: "BODY_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
     422: "INVALID",
+    429: "RATE_LIMITED",
     503: "BUSY",
 }
 
@@ -203,6 +229,12 @@ def on_refusal(request: Request, error: Refusal) -> JSONResponse:
     return response(problem(error.code, error.message, request_id(request), errors=errors), error.headers)
 
 
+def on_quota_spent(request: Request, error: QuotaSpent) -> JSONResponse:
+    # The SDK would wait for Retry-After in silence; whoever has too much already had better know it at once.
+    headers = {"Retry-After": str(error.retry_seconds), "X-Should-Retry": "false"}
+    return response(problem(error.code, error.message, request_id(request)), headers)
+
+
 def on_busy(request: Request, error: CheckerBusy) -> JSONResponse:
     return response(problem("BUSY", error.message, request_id(request)))
 
@@ -272,6 +304,7 @@ HANDLERS: dict[int | type[Exception], Any] = {
     StorageFull: on_storage_full,
     Refusal: on_refusal,
     CheckerBusy: on_busy,
+    QuotaSpent: on_quota_spent,
     StillhouseError: on_failure,
     HTTPException: on_http_exception,
     RequestValidationError: on_invalid_request,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import StillhouseError
+from service import latchkey
 from service.board import Board
 from service.client import Client
 from service.screens.result import PLOTTED, result_screen, shown_path
@@ -56,7 +57,7 @@ def demonstrate(terminal: Terminal, *, home: Path, out: Path, document: Mapping[
     home = home.absolute()
     for ending in (signal.SIGTERM, signal.SIGHUP):  # whoever stops us, or closes the window, leaves no server behind
         signal.signal(ending, signal.default_int_handler)
-    with _server(home, terminal) as url, Client(url) as client:
+    with _server(home, terminal) as url, Client(url, latchkey.kept_in(home)) as client:
         with terminal.waiting("the server is checking the job"):
             job = client.jobs.create(JOB if document is None else document)
         board = Board(job.id, job.spec)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from search.part import Part
 from search.trial import State
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
 from service.findings import Cost, Document
+from service.store.ports import Scope
 from workers.ports import JobState
 
 PAGE_SIZE, LARGEST_PAGE = 50, 1000
 BODY_BYTES = 256 * 1024
+LONGEST_LIFE = 10 * 365 * 86_400
+"""Seconds that a key may be good for, if not for ever."""
 LONGEST_WAIT = 30.0
 """Seconds that a request may ask to be kept waiting."""
 
@@ -198,6 +203,72 @@ class Plan(Document):
     estimate: Estimate
     report: list[PlannedModule]
     """In order of execution."""
+
+
+class KeyRequest(Part):
+    """A key to be made."""
+
+    name: str = Field(min_length=1, max_length=100)
+    """What it is for, for those who look at the list."""
+    scope: Scope = Scope.SUBMIT
+    """`read`, `submit` or `admin`; each is good for what those before it are."""
+    expires_in_seconds: int | None = Field(None, ge=1, le=LONGEST_LIFE)
+    """None for a key that is good until it is revoked."""
+
+
+class KeyDocument(Document):
+    id: str
+    tenant: str
+    name: str
+    scope: Scope
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """Within a minute."""
+
+
+class NewKey(KeyDocument):
+    key: str
+    """The key itself. This answer is the only place where it is ever shown."""
+
+
+class KeyPage(Document):
+    keys: list[KeyDocument]
+    """Newest first, with those that are revoked or over."""
+    next_page_token: str
+    """Empty when this is the last page."""
+
+
+class AuditEntry(Document):
+    id: str
+    at: datetime
+    actor: str
+    """The id of the key; `settings` for that of STILLHOUSE_API_KEY, `shell:<user>` for a shell on the server."""
+    action: str
+    """The operation, as the API's description names it."""
+    object: str
+    request_id: str
+    """As in the X-Request-Id of the answer."""
+
+
+class AuditPage(Document):
+    entries: list[AuditEntry]
+    """Newest first."""
+    next_page_token: str
+    """Empty when this is the last page."""
+
+
+class QuotaUse(Document):
+    used: float
+    limit: int | None
+    """None for as much as there is."""
+
+
+class Usage(Document):
+    tenant: str
+    quotas: dict[str, QuotaUse]
+    """By quota; those of a day are of today in UTC."""
 
 
 class CatalogEntry(Document):

@@ -9,18 +9,22 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from search.errors import FieldError, UserError
+from search.errors import FieldError
 from search.files import Files
+from service import latchkey
 from service.app import create_app
 from service.checker import CachedChecker, ChildChecker, warm
 from service.drive import Launcher
 from service.settings import PREFIX, InvalidSettings, Settings
 from service.store import engine as database
 from service.store.ledger import SqlLedger
+from service.store.ports import DEFAULT, Caller, Scope
+from service.store.record import SqlRecord
 from workers.artifacts import FolderArtifacts
 from workers.dispatcher import Dispatcher
 
@@ -32,6 +36,7 @@ _CONNECTIONS = 512
 _HEADER_BYTES = 32 * 1024
 
 OnReady = Callable[[str], None]
+OnKey = Callable[[str], None]
 
 
 def migrate(settings: Settings) -> None:
@@ -44,9 +49,10 @@ def migrate(settings: Settings) -> None:
     database.migrate(database.connect(settings.database_url))
 
 
-def serve(settings: Settings, on_ready: OnReady | None = None) -> None:
+def serve(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | None = None) -> None:
     """
-    API and dispatcher in one process, until SIGTERM or Ctrl+C. `on_ready` is given the address once it answers.
+    API and dispatcher in one process, until SIGTERM or Ctrl+C. `on_ready` is given the address once it answers, and
+    `on_key` the key for this machine's clients when one had to be made (`service.latchkey`).
 
     A SQLite database is migrated first; another one must have been (`migrate`). Jobs under way go on without us.
 
@@ -55,26 +61,29 @@ def serve(settings: Settings, on_ready: OnReady | None = None) -> None:
             another version.
         StoreUnavailable: the database cannot be reached.
     """
-    settings.check_binding()
+    _check_binding(settings)
     with _alone(settings):
-        ledger = _ledger(settings)
+        record, ledger = _opened(settings)
+        _lay_key(settings, record, on_key)
         draining = threading.Event()
         with _dispatching(settings, ledger, draining):
-            _answer_requests(settings, ledger, draining, on_ready)
+            _answer_requests(settings, record, draining, on_ready)
 
 
-def serve_api(settings: Settings, on_ready: OnReady | None = None) -> None:
+def serve_api(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | None = None) -> None:
     """The API alone; any number of these may share one Postgres. Raises as `serve` does."""
-    settings.check_binding()
+    _check_binding(settings)
     with _alone(settings):
-        _answer_requests(settings, _ledger(settings), threading.Event(), on_ready)
+        record, _ = _opened(settings)
+        _lay_key(settings, record, on_key)
+        _answer_requests(settings, record, threading.Event(), on_ready)
 
 
 def serve_dispatcher(settings: Settings) -> None:
     """The dispatcher alone, until SIGTERM or Ctrl+C; any number may share one Postgres. Raises as `serve` does."""
     stop = threading.Event()
     with _alone(settings), _signals(lambda: stop.set()):
-        _dispatcher(settings, _ledger(settings)).run(stop)
+        _dispatcher(settings, _opened(settings)[1]).run(stop)
 
 
 @contextmanager
@@ -84,17 +93,38 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _ledger(settings: Settings) -> SqlLedger:
-    engine = database.connect(settings.database_url)
-    if settings.embedded:
-        database.migrate(engine)
-    found, expected = database.current_revision(engine), database.latest_revision()
-    if found != expected:
-        raise UserError(
-            f"the tables in {settings.database} are at revision {found}, and this version works with {expected}; "
-            "run `stillhouse migrate`, or start the version that belongs to them"
-        )
-    return SqlLedger(engine)
+def _check_binding(settings: Settings) -> None:
+    """Before anything is made: whoever may be reached from elsewhere has to have a key on record, or be given one."""
+    open_to_others = not settings.loopback and settings.api_key is None
+    settings.check_binding(keys=open_to_others and _has_keys(settings))
+
+
+def _has_keys(settings: Settings) -> bool:
+    if settings.embedded and not Path(settings.database_url.removeprefix("sqlite:///")).exists():
+        return False
+    return SqlRecord(database.connect(settings.database_url)).has_keys()
+
+
+def _lay_key(settings: Settings, record: SqlRecord, on_key: OnKey | None) -> None:
+    """Sees to it that clients on this machine find a key in the home, where the record is a file there too."""
+    if settings.auth == "off" or settings.api_key is not None or not (settings.embedded and settings.loopback):
+        return
+    if record.holder(latchkey.kept_in(settings.home)) is None:
+        account = record.account(Caller(DEFAULT, STARTING, Scope.ADMIN))
+        _, secret = account.create_key(latchkey.NAME, Scope.ADMIN)
+        latchkey.keep_in(settings.home, secret)
+        if on_key is not None:
+            on_key(secret)
+
+
+STARTING = "server"
+"""The actor of what a server does by itself."""
+
+
+def _opened(settings: Settings) -> tuple[SqlRecord, SqlLedger]:
+    """Both sides of the record, over tables of this version."""
+    engine = database.ready(settings.database_url, shown=settings.database)
+    return SqlRecord(engine), SqlLedger(engine)
 
 
 def _dispatcher(settings: Settings, ledger: SqlLedger) -> Dispatcher:
@@ -129,14 +159,14 @@ def _dispatching(settings: Settings, ledger: SqlLedger, draining: threading.Even
 
 
 def _answer_requests(
-    settings: Settings, ledger: SqlLedger, draining: threading.Event, on_ready: OnReady | None
+    settings: Settings, record: SqlRecord, draining: threading.Event, on_ready: OnReady | None
 ) -> None:
     with _listening(settings) as listener:
         files = Files(cache=settings.home / "cache", roots=settings.data_roots)
         checker = CachedChecker(ChildChecker(files, limit_seconds=settings.check_seconds))
         app = create_app(
             settings,
-            ledger,
+            record,
             FolderArtifacts(settings.artifacts),
             checker,
             schema_version=database.latest_revision(),

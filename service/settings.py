@@ -83,10 +83,16 @@ class Settings(BaseSettings):
         "[::1]",
     )
     """Names by which clients may address this server, separated by commas; `*.example.org` takes all below it."""
+    auth: Literal["keys", "off"] = "keys"
+    """`off` asks nobody for a key and makes everybody an admin of the tenant `default`; only loopback allows that."""
     api_key_file: Folder | None = None
     """A file that holds the key, for those who mount secrets."""
     api_key: SecretStr | None = None
-    """What clients must send as `Authorization: Bearer ...`. None asks for nothing, which only loopback allows."""
+    """A key beside those on record: an admin's, of the tenant `default`."""
+    key_rate: float = Field(500.0, gt=0, le=1_000_000, allow_inf_nan=False)
+    """Requests a second that one key may make of one process, and go on making."""
+    key_burst: int = Field(1000, ge=1, le=1_000_000)
+    """Requests that one key may make at once."""
     event_streams: int = Field(64, ge=1, le=10_000)
     """How many live event streams one process keeps open at a time."""
     check_seconds: float = Field(60.0, gt=0, le=600)
@@ -130,18 +136,29 @@ class Settings(BaseSettings):
         """Whether the database is a file of this machine, so that one process alone may serve it."""
         return self.database_url.startswith("sqlite")
 
-    def check_binding(self) -> None:
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return _is_loopback(self.host)
+
+    def check_binding(self, *, keys: bool = False) -> None:
         """
-        Refuses to be reachable from elsewhere without a key.
+        Refuses to be reachable from elsewhere without a key; `keys` says whether there are any on record.
 
         Raises:
-            InvalidSettings: `host` is not a loopback address and there is no `api_key`.
+            InvalidSettings: `host` is not a loopback address and nobody is asked for a key, or there is none.
         """
-        if self.api_key is None and not _is_loopback(self.host):
+        if not self.loopback and self.auth == "off":
+            raise _mistake(
+                "auth",
+                f"it is `off`, and `{self.host}` can be reached from other machines: whoever reaches this server could "
+                f"use it. Leave {PREFIX}AUTH out, or listen on 127.0.0.1",
+            )
+        if not self.loopback and self.api_key is None and not keys:
             raise _mistake(
                 "host",
-                f"`{self.host}` can be reached from other machines, and whoever reaches this server can use it; set "
-                f"{PREFIX}API_KEY_FILE or {PREFIX}API_KEY to protect it, or listen on 127.0.0.1",
+                f"`{self.host}` can be reached from other machines, and there is no key yet; set {PREFIX}API_KEY_FILE "
+                f"or {PREFIX}API_KEY, make one with `stillhouse keys create`, or listen on 127.0.0.1",
             )
         if self.api_key is not None and len(self.api_key.get_secret_value()) < SHORTEST_KEY:
             raise _mistake(

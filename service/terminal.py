@@ -111,7 +111,7 @@ class Terminal:
                 self.hint("start a server", "stillhouse serve")
                 self.hint("or name another one", "export STILLHOUSE_URL=http://...")
             case wire.Unauthenticated():
-                self.hint("give the key in the environment", "export STILLHOUSE_API_KEY=...")
+                self.hint("give a key in the environment", "export STILLHOUSE_API_KEY=...")
             case wire.ServerError():
                 self.say(f"request {error.request_id}", "dim") if error.request_id else None
         return exit_of(error)

@@ -31,11 +31,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from search.errors import FieldError, StillhouseError
+from service import latchkey
 from service.documents import JobDocument
 
 DEFAULT_URL = "http://127.0.0.1:8431"
@@ -146,7 +148,9 @@ class Backoff:
 
 class Wire:
     """
-    One server. `url` and `api_key` default to STILLHOUSE_URL and STILLHOUSE_API_KEY; the key is never put in a URL.
+    One server. `url` and `api_key` default to STILLHOUSE_URL and STILLHOUSE_API_KEY or the content of
+    STILLHOUSE_API_KEY_FILE; on the server's own machine, to the key that it keeps in its home (`service.latchkey`),
+    which goes to no other. The key is never put in a URL.
 
     Only requests that may be sent twice belong here: reads, plans, cancellations, and whatever carries an
     Idempotency-Key. So every one of them is sent again after a broken connection or a passing refusal.
@@ -159,8 +163,12 @@ class Wire:
         self, url: str | None, api_key: str | None, *, timeout: float = 30.0, backoff: Backoff | None = None
     ) -> None:
         self.url = (url or os.environ.get("STILLHOUSE_URL") or DEFAULT_URL).rstrip("/")
-        key = api_key or os.environ.get("STILLHOUSE_API_KEY", "").strip()
         host = _host(self.url)
+        key = api_key or os.environ.get("STILLHOUSE_API_KEY", "").strip()
+        if not key and (file := os.environ.get("STILLHOUSE_API_KEY_FILE")):
+            key = latchkey.read(Path(file))
+        if not key and _on_this_machine(host):
+            key = latchkey.of_this_machine()
         self.backoff = backoff or Backoff()
         self._http = httpx2.Client(
             base_url=self.url,

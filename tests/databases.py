@@ -11,11 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 
 from service.store.engine import connect, migrate
-from service.store.tables import metadata
+from service.store.jobs import SqlJobs
+from service.store.ledger import SqlLedger
+from service.store.ports import DEFAULT, Caller, Scope
+from service.store.record import SqlRecord
+from service.store.tables import metadata, now, tenants
 from tests.needs import missing
+
+OPERATOR = Caller(DEFAULT, "test", Scope.ADMIN)
+
+
+class WholeLedger(SqlJobs, SqlLedger):
+    """Both sides of the record in one object, as `MemoryLedger` has them; its user is of the tenant `default`."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, OPERATOR)
+        record = SqlRecord(engine)
+        self.counts, self.ping, self.schema_version = record.counts, record.ping, record.schema_version
+        self.account = record.account(OPERATOR)
 
 
 def _binaries() -> Path | None:
@@ -67,9 +83,10 @@ def _migrated(postgres_server: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def postgres(_migrated: Engine) -> Engine:
-    """A migrated, empty Postgres."""
+    """A migrated Postgres with nothing in it but the tenant `default`."""
     with _migrated.begin() as connection:
         connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)}"))
+        connection.execute(insert(tenants).values(name=DEFAULT, created_at=now()))
     return _migrated
 
 
@@ -84,7 +101,7 @@ def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite(_migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
-    """A migrated, empty SQLite file."""
+    """A migrated SQLite file with nothing in it but the tenant `default`."""
     engine = connect(f"sqlite:///{shutil.copy(_migrated_file, tmp_path)}")
     yield engine
     engine.dispose()

@@ -12,7 +12,7 @@ from pathlib import Path
 from search.files import Files
 from search.spec import read_spec
 from service.store.engine import connect, migrate, sole
-from service.store.ledger import SqlLedger
+from tests.databases import WholeLedger
 from workers.artifacts import FolderArtifacts
 from workers.backends.inline import InlineBackend
 from workers.driver import Driver
@@ -27,7 +27,7 @@ context.set_forkserver_preload([__name__])
 
 def submit_for_ever(url: str, name: str, acknowledged: Connection) -> None:
     """Submits jobs and says each id once the record has taken it."""
-    ledger = SqlLedger(connect(url))
+    ledger = WholeLedger(connect(url))
     spec = read_spec({"teacher": {"name": "t"}, "dataset": {"name": "d"}, "budget": {"macs": "50%"}})
     for number in itertools.count():
         job, _ = ledger.submit(spec, idempotency_key=f"{name}-{number}", fingerprint="f")
@@ -37,7 +37,7 @@ def submit_for_ever(url: str, name: str, acknowledged: Connection) -> None:
 def claim_all(url: str, given: Connection) -> None:
     """Claims jobs until none is left, and says their ids at the end."""
     engine = connect(url)
-    ledger, claimed, empty = SqlLedger(engine), [], 0
+    ledger, claimed, empty = WholeLedger(engine), [], 0
     while empty < 3:  # others may hold the rows of the last jobs for a moment
         claim = ledger.claim("claimant", 1000)
         if claim is None:
@@ -58,7 +58,7 @@ def migrate_once(url: str) -> None:
 def drive(url: str, home: Path) -> None:
     """Claims the one job there is and drives it to its end, as `service.drive` does."""
     engine = connect(url)
-    ledger = SqlLedger(engine)
+    ledger = WholeLedger(engine)
     claim = ledger.claim("driver", LEASE_SECONDS)
     assert claim is not None
     artifacts, files, backend = (

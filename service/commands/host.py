@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from service import latchkey
 from service.commands.options import Json
 from service.settings import Settings, read_settings
 from service.terminal import Terminal
@@ -26,7 +28,7 @@ def serve(
     terminal = _opened(settings, as_json)
     from service import serve as processes
 
-    processes.serve(settings, lambda url: _ready(terminal, settings, url))
+    processes.serve(settings, partial(_ready, terminal, settings), partial(_made, terminal, settings))
 
 
 def api(host: Host = None, port: Port = None, home: Home = None, as_json: Json = False) -> None:
@@ -35,7 +37,7 @@ def api(host: Host = None, port: Port = None, home: Home = None, as_json: Json =
     terminal = _opened(settings, as_json)
     from service import serve as processes
 
-    processes.serve_api(settings, lambda url: _ready(terminal, settings, url))
+    processes.serve_api(settings, partial(_ready, terminal, settings), partial(_made, terminal, settings))
 
 
 def dispatcher(home: Home = None, backend: Backend = None) -> None:
@@ -72,10 +74,18 @@ def _ready(terminal: Terminal, settings: Settings, url: str) -> None:
     if terminal.as_json:
         terminal.show("", {"url": url, "database": settings.database, "home": str(settings.home)})
         return
-    key = "clients must send the key" if settings.api_key else "no key asked: only this machine can reach it"
+    key = "nobody is asked for a key" if settings.auth == "off" else "clients must send a key"
     terminal.say(f"Stillhouse answers at {url} ({key})", "bold")
     terminal.say(f"record {settings.database}, trials on {_engine(settings)}. Ctrl+C ends it; jobs go on.", "dim")
     terminal.hint("submit a job", f"STILLHOUSE_URL={url} stillhouse submit examples/quickstart.yaml")
+
+
+def _made(terminal: Terminal, settings: Settings, secret: str) -> None:
+    """The one time that the key is shown, and only to somebody who looks: what is not a terminal may be a log."""
+    place = latchkey.file_in(settings.home)
+    if terminal.err.is_terminal:
+        terminal.say(f"A key for this machine, shown once: {secret}", "bold")
+    terminal.say(f"{place} keeps a key for clients on this machine; they find it there by themselves.", "dim")
 
 
 def _engine(settings: Settings) -> str:

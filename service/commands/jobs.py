@@ -20,7 +20,7 @@ from service.commands.options import JobId, Json, Out, SpecFile, Timeout, Url
 from service.documents import EventDocument, JobDocument
 from service.screens.live import event_line
 from service.screens.result import PLOTTED, as_svg, result_screen, shown_path, snippet, trial_points, unfinished_screen
-from service.screens.tables import job_screen, jobs_table, ordered, pareto, trials_table
+from service.screens.tables import job_screen, jobs_table, ordered, pareto, tenants_table, trials_table
 from service.takehome import check_place
 from service.terminal import Exit, Terminal, read_document
 from service.wire import TimedOut
@@ -239,6 +239,14 @@ def pull(job: JobId, out: Out = Path("student"), as_json: Json = False, url: Url
     terminal.say("\nLoad it from Python:\n", "dim")
     for line in snippet(min(path.parent for path in written), spec):
         terminal.say(f"    {line}", "cyan")
+
+
+def usage(as_json: Json = False, url: Url = None) -> None:
+    """Show what your tenant uses, and what it may."""
+    terminal = Terminal(as_json=as_json)
+    with Client(url) as client:
+        found = client.usage()
+    terminal.show(tenants_table([found]), found)
 
 
 def cancel(job: JobId, as_json: Json = False, url: Url = None) -> None:

@@ -7,10 +7,10 @@ import hashlib
 import hmac
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from search.errors import NotFound, VerificationFailed
-from service.auth import require_key
+from service.auth import may_read
 from service.deps import ArtifactsDep, JobId, JobsDep
 from service.description import answers
 from service.documents import artifact_document
@@ -18,7 +18,7 @@ from service.examples import JOB
 from service.schemas import ArtifactList
 from workers.ports import JobRecord, StoredFile
 
-router = APIRouter(prefix="/v1/jobs", tags=["artifacts"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1/jobs", tags=["artifacts"], dependencies=[may_read])
 
 
 @router.get(

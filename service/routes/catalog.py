@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from search.catalog import KINDS
 from search.errors import NotFound, did_you_mean
-from service.auth import require_key
+from service.auth import may_read
 from service.deps import AskingDep
 from service.description import answers
 from service.schemas import CatalogEntry, CatalogKinds, CatalogPage
 
-router = APIRouter(prefix="/v1/catalog", tags=["catalog"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1/catalog", tags=["catalog"], dependencies=[may_read])
 
 _EXAMPLE = {
     "kind": "distillers",

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Message, Send
 
 from search.errors import StillhouseError
-from service.auth import require_key
+from service.auth import may_read
 from service.deps import JobId, JobsDep
 from service.description import answers
 from service.documents import event_document
@@ -27,7 +27,7 @@ from workers.events import Kind
 
 logger = logging.getLogger("stillhouse.api")
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[may_read])
 
 ENDS = frozenset({Kind.JOB_SUCCEEDED, Kind.JOB_FAILED, Kind.JOB_CANCELLED})
 PING_SECONDS = 15.0

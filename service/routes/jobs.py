@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import time
@@ -11,23 +9,23 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from search.spec import JobSpec, read_spec
-from service.auth import require_key
+from service.auth import may_read, may_submit
 from service.deps import AskingDep, IdempotencyKey, JobId, JobsDep, JsonBody
 from service.description import answers, shown, spec_body
 from service.documents import JobDocument, TrialDocument, job_document, trial_document
 from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
 from service.findings import Document
-from service.problems import Refusal
+from service.routes import pages
 from service.schemas import JobPage, JobPaging, Plan, Submission, TrialPage, TrialPaging, Waiting
-from service.store.ports import Cursor, Jobs
+from service.store.ports import Jobs
 from workers.ports import JobRecord
 from workers.rules import no_such_trial
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[may_read])
 
 _LOOK_SECONDS = 0.25
 """Between two looks at a job whose end is waited for."""
@@ -38,6 +36,7 @@ _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
 @router.post(
     "",
     operation_id="jobs.create",
+    dependencies=[may_submit],
     status_code=201,
     response_model=JobDocument,
     responses={
@@ -76,6 +75,11 @@ _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
             "UNSUPPORTED_NETWORK",
             "INVALID_PARAMETER",
             "IDEMPOTENCY_KEY_REUSED",
+            "BEYOND_QUOTA",
+            "QUOTA_QUEUED_JOBS",
+            "QUOTA_STORED_BYTES",
+            "QUOTA_CPU_SECONDS_PER_DAY",
+            "QUOTA_GPU_SECONDS_PER_DAY",
             "BUSY",
             "STORE_UNAVAILABLE",
             "STORAGE_FULL",
@@ -112,10 +116,10 @@ async def create(
 )
 def list_jobs(paging: Annotated[JobPaging, Query()], jobs: JobsDep) -> JobPage:
     """Jobs, newest first, a page at a time. Jobs submitted meanwhile do not shift the pages."""
-    before = _read_token(paging.page_token, paging.state)
+    before = pages.read(paging.page_token, of=paging.state)
     found = jobs.jobs(limit=paging.size + 1, before=before, state=paging.state)
     page = found[: paging.size]
-    token = _token(page[-1], paging.state) if len(found) > len(page) else ""
+    token = pages.token(page[-1].created_at, page[-1].id, of=paging.state) if len(found) > len(page) else ""
     return JobPage(jobs=[_shown(jobs, record) for record in page], next_page_token=token)
 
 
@@ -136,7 +140,12 @@ async def get(request: Request, job_id: JobId, waiting: Annotated[Waiting, Query
     return await run_in_threadpool(_shown, jobs, record)
 
 
-@router.post("/{job_id}:cancel", operation_id="jobs.cancel", responses=answers(*_ON_A_JOB, "STORAGE_FULL", example=JOB))
+@router.post(
+    "/{job_id}:cancel",
+    operation_id="jobs.cancel",
+    dependencies=[may_submit],
+    responses=answers(*_ON_A_JOB, "STORAGE_FULL", example=JOB),
+)
 def cancel(job_id: JobId, jobs: JobsDep) -> JobDocument:
     """
     Ask for the end of a job. A queued one ends at once, one under way as soon as its driver has stopped; one that has
@@ -191,40 +200,9 @@ def _fingerprint(spec: JobSpec) -> str:
     return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def _token(last: JobRecord, state: str | None) -> str:
-    """
-    The end of a page, for clients to hand back as it is. It is not signed: it says nothing that a reader of the page
-    does not know, and a forged one can only name another place in the same list.
-    """
-    place = json.dumps([last.created_at.isoformat(), last.id, state])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _read_token(token: str, state: str | None) -> Cursor | None:
-    if not token:
-        return None
-    try:
-        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
-        at, job_id, of_state = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        place = (datetime.fromisoformat(at), str(job_id))
-    except (ValueError, TypeError, binascii.Error):
-        raise _bad_token() from None
-    if place[0].tzinfo is None or "\0" in place[1]:
-        raise _bad_token()
-    if of_state != state:
-        message = "this page_token belongs to a list with another `state`; begin again without one"
-        raise Refusal("INVALID_PARAMETER", message, parameter="page_token")
-    return place
-
-
 def _read_trial_token(token: str) -> int:
     if not token:
         return -1
     if not token.isascii() or not token.isdecimal() or len(token) > 18:
-        raise _bad_token()
+        raise pages.unknown()
     return int(token)
-
-
-def _bad_token() -> Refusal:
-    message = "this is no page_token of ours; hand back `next_page_token` as it came, or begin again without one"
-    return Refusal("INVALID_PARAMETER", message, parameter="page_token")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from search.errors import NotFound
-from service.auth import require_key
-from service.deps import JobsDep, SettingsDep
+from service.auth import may_administer, may_read
+from service.deps import RecordDep, SettingsDep
 from service.description import answers, shown
 from service.problems import KINDS, Refusal, page_of
 from service.schemas import BODY_BYTES, LARGEST_PAGE, LONGEST_WAIT, Health, Limits, ProblemPage, Readiness, Server
 
 open_to_all = APIRouter(tags=["server"])
-guarded = APIRouter(tags=["server"], dependencies=[Depends(require_key)])
+guarded = APIRouter(tags=["server"], dependencies=[may_read])
 
 
 @open_to_all.get("/healthz", operation_id="health", responses=answers(example={"status": "ok"}))
@@ -27,14 +27,14 @@ async def health() -> Health:
 @open_to_all.get(
     "/readyz",
     operation_id="readiness",
-    responses=answers("NOT_READY", "STORE_UNAVAILABLE", example={"status": "ready", "schema_version": "0002"}),
+    responses=answers("NOT_READY", "STORE_UNAVAILABLE", example={"status": "ready", "schema_version": "0003"}),
 )
-def readiness(request: Request, jobs: JobsDep) -> Readiness:
+def readiness(request: Request, record: RecordDep) -> Readiness:
     """Whether requests should be sent here: the record answers, and the server is not about to end."""
     if request.app.state.draining.is_set():
         raise Refusal("NOT_READY", "The server is shutting down; send requests elsewhere or try again later.")
-    jobs.ping()
-    found, expected = jobs.schema_version(), request.app.state.schema_version
+    record.ping()
+    found, expected = record.schema_version(), request.app.state.schema_version
     if found != expected:
         raise Refusal(
             "NOT_READY",
@@ -84,6 +84,7 @@ def server(settings: SettingsDep) -> Server:
 @guarded.get(
     "/metrics",
     operation_id="metrics",
+    dependencies=[may_administer],
     response_class=Response,
     responses={
         200: {

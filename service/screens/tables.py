@@ -16,7 +16,7 @@ from search.budget import Budget, level_of
 from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
-from service.schemas import CatalogEntry
+from service.schemas import CatalogEntry, KeyDocument, Usage
 from service.screens.words import Signs, age, aims, duration, measure, merit, percent
 from workers.ports import JobState
 
@@ -161,6 +161,32 @@ def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:
             message.append(f"\nallowed: {', '.join(error.allowed)}", "dim")
         grid.add_row(f"  {signs.cross} {error.pointer or '/'}", message)
     return grid
+
+
+def keys_table(keys: Iterable[KeyDocument]) -> RenderableType:
+    table = _table("key", "tenant", "scope", "name", "made", "expires", "last used", whole=("key", "tenant"))
+    for key in keys:
+        ends = Text("revoked", "yellow") if key.revoked_at else Text(_day(key.expires_at) or "never")
+        table.add_row(key.id, key.tenant, key.scope, key.name, _day(key.created_at), ends, _day(key.last_used_at))
+    return table
+
+
+def tenants_table(tenants: Iterable[Usage]) -> RenderableType:
+    """Used / allowed; nothing is said where there is no limit."""
+    found = list(tenants)
+    quotas = list(found[0].quotas) if found else []
+    table = _table("tenant", *(f">{quota.replace('_', ' ')}" for quota in quotas), whole=("tenant",))
+    for tenant in found:
+        told = (
+            f"{use.used:,.0f}" + (f" / {use.limit:,}" if use.limit is not None else "")
+            for use in tenant.quotas.values()
+        )
+        table.add_row(tenant.tenant, *told)
+    return table
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _table(*columns: str, whole: Sequence[str] = (), gap: int = 3) -> Table:

@@ -56,7 +56,7 @@ def connect(url: str) -> Engine:
 _EXAMPLES = "write `sqlite:////path/to/stillhouse.db` or `postgresql://user:password@host/database`"
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, *, references: bool = True) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise UserError("a record in SQLite needs a file: its processes share it; write `sqlite:////path/to/file.db`")
     try:
@@ -70,7 +70,7 @@ def _sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # transactions begin below, not when the driver thinks they should
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits in a power cut
-        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if references else 'OFF'}")
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
@@ -143,14 +143,26 @@ def _code(error: BaseException | None) -> str:
     return str(getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or "")
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, revision: str = "head") -> None:
     """
-    Brings the tables to `latest_revision()`, in one transaction: all or nothing. Of several that start at once one
-    migrates and the others wait for it.
+    Brings the tables to `revision`, in one transaction: all or nothing. Of several that start at once one migrates and
+    the others wait for it.
 
     Raises:
-        StoreUnavailable: a newer version of this program has already migrated the database.
+        StoreUnavailable: a newer version of this program has already migrated the database, or it is damaged.
     """
+    if engine.dialect.name == "sqlite":
+        # SQLite changes a table by making it anew, and could not drop the old one while others refer to it.
+        changing = _sqlite(engine.url, references=False)
+        try:
+            _migrate(changing, revision)
+        finally:
+            changing.dispose()
+    else:
+        _migrate(engine, revision)
+
+
+def _migrate(engine: Engine, to: str) -> None:
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL lock_timeout = 0"))
@@ -165,7 +177,32 @@ def migrate(engine: Engine) -> None:
                 "was used by a newer version. Start that version, or restore a backup made before the upgrade"
             )
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
+        if engine.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+            raise StoreUnavailable(
+                "a row of the database refers to one that is not there, so it was left as it is; restore a backup"
+            )
+
+
+def ready(url: str, *, shown: str) -> Engine:
+    """
+    The way to a database whose tables are those of this version; a SQLite file is brought to them first. `shown` is
+    the URL as errors may show it.
+
+    Raises:
+        UserError: the tables are those of another version, or `connect` says so.
+        StoreUnavailable: it cannot be reached.
+    """
+    engine = connect(url)
+    if engine.dialect.name == "sqlite":
+        migrate(engine)
+    found, expected = current_revision(engine), latest_revision()
+    if found != expected:
+        raise UserError(
+            f"the tables in {shown} are at revision {found}, and this version works with {expected}; "
+            "run `stillhouse migrate`, or start the version that belongs to them"
+        )
+    return engine
 
 
 def latest_revision() -> str:

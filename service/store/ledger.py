@@ -7,43 +7,43 @@ other and its events are numbered without gaps. On SQLite the lock is the whole 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, func, insert, select, update
 from ulid import ULID
 
 from search.trial import Score, State, Trial
+from service.store import quotas
 from service.store.engine import reading, writing
-from service.store.jobs import SqlJobs
-from service.store.rows import end, find, put_trial, tell, trials_of
+from service.store.rows import end, find, put_trial, records, tell, trials_of
 from service.store.tables import artifacts, in_seconds, jobs, now, phases, scores, trials
 from workers import rules
 from workers.events import Kind
-from workers.ports import Artifact, Claim, JobState, Phase
+from workers.ports import Artifact, Claim, JobRecord, JobState, Phase
 from workers.rules import Happening
 
 
-class SqlLedger(SqlJobs):
-    """`workers.ports.Ledger` over a migrated database, with the service's side beside it. Threads may share it."""
+class SqlLedger:
+    """
+    `workers.ports.Ledger` over a migrated database. Threads may share it.
+
+    It knows no tenants, but that each has its turn when jobs are given out, within its limits.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def claim(self, owner: str, lease_seconds: float) -> Claim | None:
-        free = and_(jobs.c.ended_at.is_(None), or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= now()))
-        with reading(self._engine) as connection:
-            if not connection.execute(select(jobs.c.id).where(free).limit(1)).first():
-                return None  # an idle dispatcher asks twice a second and need not lock anything for it
-        first = (
-            select(jobs)
-            .where(free)
-            .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-            .limit(1)
-            .with_for_update(key_share=True, skip_locked=True)
-        )
         while True:
+            with reading(self._engine) as connection:
+                turns = quotas.turns(connection)
+            if not turns:
+                return None  # an idle dispatcher asks twice a second and need not lock anything for it
             with writing(self._engine) as connection:
-                row = connection.execute(first).one_or_none()
+                row = quotas.next_free(connection, turns)
                 if row is None:
                     return None
                 token = row.token + 1
@@ -60,13 +60,14 @@ class SqlLedger(SqlJobs):
         with writing(self._engine) as connection:
             row = _owned(connection, claim)
             if row.ended_at is None:
-                _set(connection, claim, lease_until=in_seconds(lease_seconds))
+                quotas.charge(connection, row)
+                _set(connection, claim, lease_until=in_seconds(lease_seconds), charged_at=now())
             return row.cancel_requested_at is not None
 
     def release(self, claim: Claim) -> None:
         with writing(self._engine) as connection:
-            _owned(connection, claim)
-            _set(connection, claim, lease_until=None)
+            quotas.charge(connection, _owned(connection, claim))
+            _set(connection, claim, lease_until=None, charged_at=None)
 
     def enter(self, claim: Claim, phase: Phase) -> None:
         with self._held(claim) as (connection, row):
@@ -90,12 +91,22 @@ class SqlLedger(SqlJobs):
             )
             tell(connection, claim.job_id, [rules.finished(phase, document)], fruitless=0)
 
+    def job(self, job_id: str) -> JobRecord:
+        with reading(self._engine) as connection:
+            return records(connection, [find(connection, job_id)])[0]
+
+    def trials(self, job_id: str) -> Sequence[Trial]:
+        with reading(self._engine) as connection:
+            find(connection, job_id)
+            return trials_of(connection, job_id)
+
     def note(self, claim: Claim, kind: str, data: Mapping[str, Any]) -> None:
         with self._held(claim) as (connection, _):
             tell(connection, claim.job_id, [Happening(kind, data)])
 
     def close(self, claim: Claim, state: JobState, reason: str = "") -> None:
-        with self._held(claim) as (connection, _):
+        with self._held(claim) as (connection, row):
+            quotas.charge(connection, row)
             end(connection, claim.job_id, state, reason)
 
     def keep(self, claim: Claim, name: str, artifact: Artifact, media_type: str) -> None:
@@ -164,6 +175,7 @@ def _set(connection: Connection, claim: Claim, **changes: Any) -> None:
 
 def _take_over(connection: Connection, row: Row[Any]) -> None:
     """What a driver that is gone has left behind."""
+    quotas.charge(connection, row)
     happenings = [Happening(Kind.LEASE_EXPIRED, {})] if row.lease_until is not None else []
     if row.claims:
         for trial in trials_of(connection, row.id):
@@ -176,6 +188,7 @@ def _take_over(connection: Connection, row: Row[Any]) -> None:
 
 
 def _give(connection: Connection, row: Row[Any], token: int, owner: str, lease_seconds: float) -> None:
+    quotas.served(connection, row.tenant)
     first = {"state": JobState.PREPARING, "started_at": now()} if row.state == JobState.QUEUED else {}
     tell(
         connection,
@@ -186,6 +199,7 @@ def _give(connection: Connection, row: Row[Any], token: int, owner: str, lease_s
         claims=row.claims + 1,
         fruitless=row.fruitless + 1,
         lease_until=in_seconds(lease_seconds),
+        charged_at=now(),
         **first,
     )
 

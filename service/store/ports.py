@@ -1,23 +1,126 @@
-"""What the service needs of the record. A database fills it (`service.store.jobs`), and so does `workers.memory`."""
+"""
+What the service needs of the record; a database fills it (`service.store.record`).
+
+What belongs to a tenant is reached through `Record.jobs` and `Record.account` alone, and both demand a `Caller`: there
+is no way to ask for a job without saying whose.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
+from search.errors import StillhouseError, UserError
 from search.spec import JobSpec
 from search.trial import Trial
 from workers.events import Event
 from workers.ports import JobRecord, JobState
 
 Cursor = tuple[datetime, str]
-"""A place in the list of jobs: `(created_at, id)` of the job that a page ended with."""
+"""A place in a list that is sorted by time: `(at, id)` of what a page ended with."""
+
+DEFAULT = "default"
+"""The tenant of whoever runs the server. What was on record before there were tenants belongs to it."""
+
+
+class Scope(StrEnum):
+    """What a key is good for, each for all that those before it are."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
+
+    def covers(self, needed: Scope) -> bool:
+        order = list(Scope)
+        return order.index(self) >= order.index(needed)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and for whom. `actor` and `request_id` are what the audit keeps of it."""
+
+    tenant: str
+    actor: str
+    scope: Scope
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is on record of a key; the key itself is not. Times are aware, UTC."""
+
+    id: str
+    tenant: str
+    name: str
+    scope: Scope
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """Within a minute."""
+
+
+class Quota(StrEnum):
+    """What a tenant can be held to."""
+
+    QUEUED_JOBS = "queued_jobs"
+    CONCURRENT_TRIALS = "concurrent_trials"
+    """What the jobs under way reserve: the sum of their `resources.concurrent_trials`."""
+    CPU_SECONDS_PER_DAY = "cpu_seconds_per_day"
+    """Seconds on lease times what the job reserves; the day is that of UTC."""
+    GPU_SECONDS_PER_DAY = "gpu_seconds_per_day"
+    STORED_BYTES = "stored_bytes"
+    """Of all artifacts of its jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of a quota is used, and how much is allowed (None: as much as there is)."""
+
+    used: float
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    name: str
+    created_at: datetime
+    limits: Mapping[Quota, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the audit: who did what to what."""
+
+    id: str
+    actor: str
+    action: str
+    object: str
+    request_id: str
+    at: datetime
+
+
+class QuotaSpent(StillhouseError):
+    """The tenant has what it may have; `code` names the quota. It may try again after `retry_seconds`."""
+
+    def __init__(self, quota: Quota, message: str, *, retry_seconds: int) -> None:
+        super().__init__(message)
+        self.code, self.retry_seconds = f"QUOTA_{quota.name}", retry_seconds
+
+
+class BeyondQuota(UserError):
+    """The job reserves more than its tenant may ever have."""
+
+    code = "BEYOND_QUOTA"
 
 
 class Jobs(Protocol):
     """
-    Jobs as their users see them. What a method returns is a value: changing it changes nothing on record.
+    The jobs of one tenant, as its users see them. Those of others are not there. What a method returns is a value:
+    changing it changes nothing on record.
 
     Every method may raise `StoreUnavailable`, and those that write `StorageFull`.
     """
@@ -34,6 +137,8 @@ class Jobs(Protocol):
         Raises:
             KeyReused: the key came before with another fingerprint.
             NonFinite: the spec holds NaN or an infinity.
+            QuotaSpent: the tenant may have no more at the moment.
+            BeyondQuota: the job asks for more trials at once than the tenant may have.
         """
         ...
 
@@ -60,8 +165,48 @@ class Jobs(Protocol):
         """
         ...
 
+
+class Account(Protocol):
+    """The keys of one tenant, what it has used, and what was done in its name. Raises as `Jobs` does."""
+
+    def create_key(self, name: str, scope: Scope, lifetime_seconds: int | None = None) -> tuple[Key, str]:
+        """A new key, and the secret itself, which nobody can be told again."""
+        ...
+
+    def key(self, key_id: str) -> Key:
+        """Raises `NotFound`."""
+        ...
+
+    def keys(self, *, limit: int, before: Cursor | None = None) -> Sequence[Key]:
+        """Newest first, with those that are revoked or over."""
+        ...
+
+    def revoke_key(self, key_id: str) -> Key:
+        """From the next request on it is good for nothing; again changes nothing. Raises `NotFound`."""
+        ...
+
+    def usage(self) -> Mapping[Quota, Share]:
+        """By every quota there is."""
+        ...
+
+    def audit(self, *, limit: int, before: Cursor | None = None) -> Sequence[Entry]:
+        """Newest first."""
+        ...
+
+
+class Record(Protocol):
+    """All that is on record. Every method may raise `StoreUnavailable`."""
+
+    def jobs(self, caller: Caller) -> Jobs: ...
+
+    def account(self, caller: Caller) -> Account: ...
+
+    def holder(self, secret: str) -> Key | None:
+        """The key that `secret` is, if it is one that may be used now; notes, about once a minute, that it was."""
+        ...
+
     def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state; every state is there."""
+        """How many jobs are in each state, all tenants together; every state is there."""
         ...
 
     def ping(self) -> None:
@@ -70,4 +215,29 @@ class Jobs(Protocol):
 
     def schema_version(self) -> str | None:
         """The revision of the tables; None when there are none."""
+        ...
+
+
+class Tenants(Protocol):
+    """Those whose jobs are on record; for whoever can reach the database itself. Raises as `Jobs` does."""
+
+    def create(self, name: str) -> tuple[Tenant, bool]:
+        """
+        The tenant, and whether it is new.
+
+        Raises:
+            UserError: it cannot be called that.
+        """
+        ...
+
+    def tenants(self) -> Sequence[Tenant]:
+        """By name."""
+        ...
+
+    def holder_of(self, key_id: str) -> str:
+        """The tenant that a key belongs to. Raises `NotFound`."""
+        ...
+
+    def limit(self, name: str, limits: Mapping[Quota, int | None]) -> Tenant:
+        """Sets those limits and leaves the others as they are. Raises `NotFound`."""
         ...

@@ -15,14 +15,16 @@ from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, Sto
 from workers.rules import Happening
 
 
-def find(connection: Connection, job_id: str, *, lock: bool = False) -> Row[Any]:
+def find(connection: Connection, job_id: str, *, tenant: str | None = None, lock: bool = False) -> Row[Any]:
     """
     The job's row; with `lock` nobody else writes to the job until the transaction ends.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: there is no such job, or `tenant` is given and it belongs to another.
     """
     query = select(jobs).where(jobs.c.id == job_id)
+    if tenant is not None:
+        query = query.where(jobs.c.tenant == tenant)
     if lock:
         query = query.with_for_update(key_share=True)  # a stronger lock would deadlock with foreign keys
     row = connection.execute(query).one_or_none()
@@ -125,5 +127,5 @@ def end(connection: Connection, job_id: str, state: JobState, reason: str, **cha
             changed = rules.closed(trial, State.CANCELLED, f"the job is {state}")
             put_trial(connection, changed.trial)
             happenings.append(changed.happening)
-    told = [*happenings, ending]
-    tell(connection, job_id, told, state=state, reason=reason, ended_at=now(), lease_until=None, **changes)
+    off_lease = {"lease_until": None, "charged_at": None}
+    tell(connection, job_id, [*happenings, ending], state=state, reason=reason, ended_at=now(), **off_lease, **changes)

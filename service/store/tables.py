@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Boolean,
@@ -29,6 +30,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     column,
+    event,
     false,
     type_coerce,
 )
@@ -100,6 +102,37 @@ metadata = MetaData(
 
 _PLAIN_JSON = JSON(none_as_null=True)
 
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    Column("served_at", Moment),  # when a job of it was given out last
+    # What it may have of each; NULL for as much as there is. The names are those of `service.store.ports.Quota`.
+    Column("queued_jobs", BigInteger),
+    Column("concurrent_trials", BigInteger),
+    Column("cpu_seconds_per_day", BigInteger),
+    Column("gpu_seconds_per_day", BigInteger),
+    Column("stored_bytes", BigInteger),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("name", Words, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("digest", Text, nullable=False),  # SHA-256 of the key in hexadecimal; the key itself is nowhere
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("last_used_at", Moment),
+    UniqueConstraint("digest"),
+    CheckConstraint("scope IN ('read', 'submit', 'admin')", name="scope"),
+    Index("ix_keys_of_tenant", "tenant", "id"),
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -121,7 +154,9 @@ jobs = Table(
     Column("events", Integer, nullable=False),  # the number of the latest event
     Column("idempotency_key", Words),
     Column("fingerprint", Text),
-    UniqueConstraint("idempotency_key"),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False, server_default="default"),
+    Column("charged_at", Moment),  # up to when its time on lease is in `usage`; NULL while it is on none
+    UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint(
         "state IN ('QUEUED', 'PREPARING', 'RUNNING', 'FINALIZING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", name="state"
     ),
@@ -135,6 +170,22 @@ jobs = Table(
         "id",
         sqlite_where=column("ended_at").is_(None),
         postgresql_where=column("ended_at").is_(None),
+    ),
+    Index("ix_jobs_of_tenant", "tenant", "created_at", "id"),
+    Index(
+        "ix_jobs_turn",
+        "tenant",
+        "priority",
+        "created_at",
+        "id",
+        sqlite_where=column("ended_at").is_(None),
+        postgresql_where=column("ended_at").is_(None),
+    ),
+    Index(
+        "ix_jobs_leased",
+        "tenant",
+        sqlite_where=column("lease_until").is_not(None),
+        postgresql_where=column("lease_until").is_not(None),
     ),
 )
 
@@ -201,3 +252,44 @@ events = Table(
     Column("data", _PLAIN_JSON, nullable=False),
     Column("at", Moment, nullable=False),
 )
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("day", Integer, primary_key=True),  # since 1970, UTC
+    Column("cpu_seconds", Float(53), nullable=False),
+    Column("gpu_seconds", Float(53), nullable=False),
+    Index("ix_usage_day", "day"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("actor", Words, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("object", Words, nullable=False),
+    Column("request_id", Words, nullable=False),
+    Column("at", Moment, nullable=False),
+    Index("ix_audit_newest", "tenant", "at", "id"),
+)
+
+_STAYS = "the audit is only added to"
+APPEND_ONLY = {
+    "sqlite": tuple(
+        f"CREATE TRIGGER audit_stays_{verb} BEFORE {verb} ON audit BEGIN SELECT RAISE(ABORT, '{_STAYS}'); END"
+        for verb in ("update", "delete")
+    ),
+    "postgresql": (
+        "CREATE OR REPLACE FUNCTION audit_stays() RETURNS trigger LANGUAGE plpgsql "
+        f"AS 'BEGIN RAISE EXCEPTION ''{_STAYS}''; END'",
+        "CREATE TRIGGER audit_stays BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_stays()",
+    ),
+}
+"""By dialect, what keeps the rows of `audit` from being changed or taken out."""
+
+for _dialect, _statements in APPEND_ONLY.items():
+    for _statement in _statements:
+        event.listen(audit, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]

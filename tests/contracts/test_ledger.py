@@ -19,8 +19,10 @@ from sqlalchemy import Engine
 from search.errors import IllegalTransition, KeyReused, NonFinite, NotFound, StaleClaim
 from search.spec import JobSpec, read_spec
 from search.trial import Score, State, Trial
+from service.store.jobs import SqlJobs
 from service.store.ledger import SqlLedger
-from service.store.ports import Jobs
+from service.store.ports import Caller, Jobs
+from tests.databases import WholeLedger
 from tests.processes import claim_all, context
 from workers.memory import MemoryLedger
 from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Phase
@@ -28,11 +30,11 @@ from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Phase
 if TYPE_CHECKING:
     _memory: tuple[Ledger, Jobs] = (MemoryLedger(), MemoryLedger())
     _sql: Callable[[Engine], Ledger] = SqlLedger
-    _jobs: Callable[[Engine], Jobs] = SqlLedger
+    _jobs: Callable[[Engine, Caller], Jobs] = SqlJobs
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
 
-Record = MemoryLedger | SqlLedger
+Record = MemoryLedger | WholeLedger
 Write = Callable[[Record, Claim, Trial], object]
 
 LONG = 1000.0
@@ -62,7 +64,7 @@ TRANSITIONS = sorted(WRITES.keys() - {"renew", "release"})
 def ledger(request: pytest.FixtureRequest) -> Record:
     if request.param == "memory":
         return MemoryLedger()
-    return SqlLedger(request.getfixturevalue(request.param))
+    return WholeLedger(request.getfixturevalue(request.param))
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -735,7 +737,7 @@ class TestConcurrency:
 
     @pytest.mark.timeout(60)
     def test_four_processes_claim_two_hundred_jobs_once_each(self, engine: Engine) -> None:
-        ledger = SqlLedger(engine)
+        ledger = WholeLedger(engine)
         wanted = {submitted(ledger).id for _ in range(200)}
         url = engine.url.render_as_string(hide_password=False)
         pipes = [context.Pipe(duplex=False) for _ in range(4)]

@@ -28,7 +28,7 @@ from search.errors import IllegalTransition, StaleClaim
 from search.spec import read_spec
 from search.trial import Score, State, Trial
 from service.store.engine import connect, migrate
-from service.store.ledger import SqlLedger
+from tests.databases import WholeLedger
 from workers.memory import MemoryLedger
 from workers.ports import Claim, JobState, Phase
 
@@ -77,7 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     claims: Bundle[Claim] = Bundle("claims")
 
-    def __init__(self, ledger: MemoryLedger | SqlLedger) -> None:
+    def __init__(self, ledger: MemoryLedger | WholeLedger) -> None:
         super().__init__()
         self.ledger = ledger
         self.jobs: dict[str, ModelJob] = {}
@@ -306,7 +306,7 @@ def test_sql_keeps_to_the_model() -> None:
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
         migrate(engine)
         engines.append(engine)
-        return LedgerMachine(SqlLedger(engine))
+        return LedgerMachine(WholeLedger(engine))
 
     try:
         check(machine, max_examples=12, stateful_step_count=30)

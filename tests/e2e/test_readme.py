@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from search.export.bundle import FILES
 from search.spec import JobSpec
+from service import latchkey
 from service.cli import app
 from service.takehome import STUDENT_FILES
 from service.terminal import Exit
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 USUAL = "http://127.0.0.1:8431"
+KEY = "sth_a-key-that-nobody-types"
 
 
 class Swift(MemoryLedger):
@@ -56,7 +58,8 @@ class Swift(MemoryLedger):
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     artifacts = MemoryArtifacts()
-    with listening(make_app(tmp_path / "home", Swift(artifacts), artifacts)) as url:
+    latchkey.keep_in(tmp_path / ".stillhouse", KEY)
+    with listening(make_app(tmp_path / ".stillhouse", Swift(artifacts), artifacts, api_key=KEY)) as url:
         yield url
 
 
@@ -68,7 +71,7 @@ def blocks(heading: str, language: str) -> list[str]:
 def typed(command: list[str], url: str, folder: Path) -> str:
     shutil.copytree(ROOT / "examples", folder / "examples")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"STILLHOUSE_URL": url, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"STILLHOUSE_URL": url, "PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -105,15 +108,17 @@ def test_the_example_in_python(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_every_command_that_is_written_down_exists() -> None:
+    groups = {group.name for group in app.registered_groups}
     written = {
         (command, option)
         for page in PAGES
         for line in re.findall(r"stillhouse ([a-z]+ ?[^\n`|#)]*)", page.read_text())
-        for command, *rest in [line.split()]
+        for first, *rest in [line.split()]
+        for command in [f"{first} {rest[0]}" if first in groups and rest else first]
         for option in ["", *(word for word in rest if word.startswith("--"))]
     }
-    assert ("pull", "--out") in written
-    helps = {command: CliRunner().invoke(app, [command, "--help"]) for command, _ in written}
+    assert {("pull", "--out"), ("keys create", "--scope")} <= written
+    helps = {command: CliRunner().invoke(app, [*command.split(), "--help"]) for command, _ in written}
     assert [command for command, answer in helps.items() if answer.exit_code != 0] == []
     assert [pair for pair in written if pair[1] not in helps[pair[0]].stdout] == []
 

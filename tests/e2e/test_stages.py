@@ -12,7 +12,7 @@ import pytest
 from search.files import Files
 from search.spec import JobSpec
 from service.store.engine import connect, migrate
-from service.store.ledger import SqlLedger
+from tests.databases import WholeLedger
 from tests.processes import LEASE_SECONDS, context, drive
 from tests.workers.scripted import Calm
 from tests.workers.small_job import small_spec
@@ -26,7 +26,7 @@ STEPS, EVERY = 450, 15
 SEARCH = {"strategy": {"name": "random"}, "weights": "slice", "trials": 1, "rungs": [1], "repeats": 0, "views": 2}
 
 
-def weights(jobs: SqlLedger | MemoryLedger, job: str) -> str:
+def weights(jobs: WholeLedger | MemoryLedger, job: str) -> str:
     """SHA-256 of the student's weights."""
     record = jobs.job(job)
     assert record.state is JobState.SUCCEEDED, record.reason
@@ -60,7 +60,7 @@ def test_a_job_killed_in_each_stage_ends_with_the_student_it_would_have_had(
     home, url = tmp_path / "killed", f"sqlite:///{tmp_path / 'jobs.db'}"
     engine = connect(url)
     migrate(engine)
-    jobs = SqlLedger(engine)
+    jobs = WholeLedger(engine)
     job = jobs.submit(spec, idempotency_key=None, fingerprint=None)[0].id
     kept = home / "artifacts" / "scores"
 

@@ -14,7 +14,7 @@ import pytest
 from service.drive import Launcher
 from service.settings import Settings
 from service.store.engine import connect, migrate
-from service.store.ledger import SqlLedger
+from tests.databases import WholeLedger
 from tests.workers.small_job import small_spec
 from workers.dispatcher import Dispatcher
 from workers.ports import JobState, Phase
@@ -28,7 +28,7 @@ def test_the_job_goes_on_by_itself_and_nothing_is_done_twice(tmp_path: Path, bac
     settings = Settings(home=tmp_path, backend=backend, lease_seconds=5)
     engine = connect(settings.database_url)
     migrate(engine)
-    jobs = ledger = SqlLedger(engine)
+    jobs = ledger = WholeLedger(engine)
     spec = small_spec(
         search={
             "strategy": {"name": strategy},

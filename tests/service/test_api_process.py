@@ -19,6 +19,7 @@ import httpx2
 import pytest
 
 from search.errors import UserError
+from service import latchkey
 from service.serve import serve, serve_api
 from service.settings import InvalidSettings, Settings, read_settings
 from tests.service.served import SPEC
@@ -57,6 +58,8 @@ def server(home: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str]
 @pytest.mark.timeout(120)
 def test_a_server_from_start_to_end(tmp_path: Path) -> None:
     with server(tmp_path) as (process, url), httpx2.Client(base_url=url, timeout=90) as http:
+        http.headers["Authorization"] = f"Bearer {latchkey.kept_in(tmp_path)}"
+        assert httpx2.get(f"{url}/v1/jobs").status_code == 401
         ready = http.get("/readyz").json()
         assert (ready["status"], len(ready["schema_version"]) > 0) == ("ready", True)
         created = http.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "one"})
@@ -68,7 +71,7 @@ def test_a_server_from_start_to_end(tmp_path: Path) -> None:
         told: list[str] = []
 
         def listen() -> None:
-            with httpx2.stream("GET", f"{url}{address}/events", headers={"Accept": "text/event-stream"}) as answer:
+            with http.stream("GET", f"{address}/events", headers={"Accept": "text/event-stream"}) as answer:
                 told.extend(answer.iter_lines())
 
         listener = threading.Thread(target=listen)
@@ -86,9 +89,11 @@ def test_a_server_from_start_to_end(tmp_path: Path) -> None:
         assert time.monotonic() - began < 10, "an open stream does not hold up the end"
         assert json.loads(output.replace("'", '"')) == [], "the API loads none of these"
         assert "Traceback" not in log
+        assert latchkey.kept_in(tmp_path) not in output + log
 
     with server(tmp_path) as (process, url):
-        assert httpx2.get(f"{url}{address}").json()["state"] == "QUEUED", "what was acknowledged is still there"
+        found = httpx2.get(f"{url}{address}", headers={"Authorization": f"Bearer {latchkey.kept_in(tmp_path)}"})
+        assert found.json()["state"] == "QUEUED", "what was acknowledged is still there, and so is the key"
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 0
@@ -111,6 +116,8 @@ def test_a_port_in_use_is_told_by_its_number(tmp_path: Path) -> None:
 def test_nobody_is_served_from_elsewhere_without_a_key(tmp_path: Path, start: Any) -> None:
     with pytest.raises(InvalidSettings, match="STILLHOUSE_API_KEY"):
         start(Settings(home=tmp_path / "home", host="0.0.0.0", port=0))  # noqa: S104 - refused
+    with pytest.raises(InvalidSettings, match="STILLHOUSE_AUTH"):
+        start(Settings(home=tmp_path / "home", host="0.0.0.0", port=0, auth="off", api_key="k" * 32))  # noqa: S104
     assert not (tmp_path / "home").exists(), "refused before anything is made"
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 KEY = "a key of sufficient length"
 COMMANDS = [
     *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "pull"),
-    *("cancel", "local", "serve", "api", "dispatcher", "migrate", "version"),
+    *("cancel", "usage", "local", "serve", "api", "dispatcher", "migrate", "keys", "tenants", "version"),
 ]
 
 pytestmark = pytest.mark.timeout(60)

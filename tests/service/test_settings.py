@@ -61,11 +61,15 @@ def test_no_address_that_others_reach_without_a_key(host: str) -> None:
     with pytest.raises(InvalidSettings, match="STILLHOUSE_API_KEY"):
         read_settings(host=host).check_binding()
     read_settings(host=host, api_key=KEY).check_binding()
+    read_settings(host=host).check_binding(keys=True)
+    with pytest.raises(InvalidSettings, match="STILLHOUSE_AUTH"):
+        read_settings(host=host, api_key=KEY, auth="off").check_binding(keys=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
 def test_loopback_needs_no_key(host: str) -> None:
     read_settings(host=host).check_binding()
+    read_settings(host=host, auth="off").check_binding()
 
 
 def test_a_key_that_can_be_guessed_is_refused() -> None:

@@ -24,8 +24,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from search.errors import StorageFull, StoreUnavailable, UserError
 from search.spec import read_spec
 from service.store.engine import connect, current_revision, latest_revision, migrate, reading, sole, writing
-from service.store.ledger import SqlLedger
+from service.store.record import SqlRecord
 from service.store.tables import Words, events, in_seconds, jobs, metadata, now
+from tests.databases import WholeLedger
 from tests.processes import context, hold, migrate_once
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
@@ -85,11 +86,11 @@ class TestMigrations:
     def test_an_empty_database_is_brought_to_the_latest_revision(self, empty: Engine) -> None:
         assert current_revision(empty) is None
         migrate(empty)
-        assert current_revision(empty) == latest_revision() == SqlLedger(empty).schema_version()
+        assert current_revision(empty) == latest_revision() == SqlRecord(empty).schema_version()
         migrate(empty)  # again: nothing to do
-        job, _ = SqlLedger(empty).submit(SPEC)
+        job, _ = WholeLedger(empty).submit(SPEC)
         migrate(empty)
-        assert SqlLedger(empty).job(job.id) == job
+        assert WholeLedger(empty).job(job.id) == job
 
     def test_the_tables_are_what_the_migrations_make(self, empty: Engine) -> None:
         migrate(empty)
@@ -102,7 +103,7 @@ class TestMigrations:
             metadata.drop_all(connection)
         metadata.create_all(empty)
         assert migrated == schema(empty)
-        assert len(migrated) == 6
+        assert len(migrated) == 10
 
     def test_a_database_of_a_newer_version_is_refused(self, empty: Engine) -> None:
         migrate(empty)
@@ -173,7 +174,7 @@ class TestConnections:
             connection.execute(insert(events).values(job_id="job_nobody", seq=1, kind="X", data={}, at=now()))
 
     def test_a_reader_sees_one_state_throughout(self, engine: Engine) -> None:
-        ledger = SqlLedger(engine)
+        ledger = WholeLedger(engine)
         with reading(engine) as connection:
             assert connection.scalar(select(func.count()).select_from(jobs)) == 0
             ledger.submit(SPEC)
@@ -211,7 +212,7 @@ class TestColumns:
 
 class TestTrouble:
     def test_a_locked_sqlite_is_unavailable_for_writers_only(self, sqlite: Engine) -> None:
-        ledger = SqlLedger(sqlite)
+        ledger = WholeLedger(sqlite)
         path = str(sqlite.url.database)
         with sqlite.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout = 50")
@@ -224,7 +225,7 @@ class TestTrouble:
         ledger.submit(SPEC)
 
     def test_a_full_sqlite_says_so_and_recovers(self, sqlite: Engine) -> None:
-        ledger = SqlLedger(sqlite)
+        ledger = WholeLedger(sqlite)
         job, _ = ledger.submit(SPEC)
         with sqlite.connect() as connection:
             pages = connection.scalar(text("PRAGMA page_count"))
@@ -253,11 +254,11 @@ class TestTrouble:
     def test_a_server_that_is_not_there(self, tmp_path: Path) -> None:
         engine = connect(f"postgresql://nobody@/nothing?host={tmp_path}")
         with pytest.raises(StoreUnavailable):
-            SqlLedger(engine).ping()
+            SqlRecord(engine).ping()
         engine.dispose()
 
     def test_connections_broken_by_the_server_are_replaced(self, postgres: Engine) -> None:
-        ledger = SqlLedger(postgres)
+        ledger = WholeLedger(postgres)
         job, _ = ledger.submit(SPEC)
         url = postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
@@ -287,7 +288,7 @@ class TestTrouble:
             if statement.startswith("INSERT INTO jobs"):
                 both_looked.wait(10)
 
-        ledger = SqlLedger(postgres)
+        ledger = WholeLedger(postgres)
         event.listen(postgres, "before_cursor_execute", wait)
         try:
             with ThreadPoolExecutor(2) as pool:
@@ -299,7 +300,7 @@ class TestTrouble:
         assert len(ledger.jobs(limit=5)) == 1
 
     def test_a_lock_held_for_long_is_given_up(self, postgres: Engine) -> None:
-        ledger = SqlLedger(postgres)
+        ledger = WholeLedger(postgres)
         job, _ = ledger.submit(SPEC)
 
         def hurry() -> None:
@@ -318,7 +319,7 @@ class TestTrouble:
     def test_errors_say_nothing_internal(self, tmp_path: Path) -> None:
         engine = connect(f"postgresql://someone:secret@/nothing?host={tmp_path}")
         with pytest.raises(StoreUnavailable) as caught:
-            SqlLedger(engine).ping()
+            SqlRecord(engine).ping()
         engine.dispose()
         assert "secret" not in str(caught.value)
         assert str(tmp_path) not in str(caught.value)
@@ -327,7 +328,7 @@ class TestTrouble:
         assert StorageFull("full").code == "STORAGE_FULL"
 
     def test_many_threads_on_one_sqlite_wait_for_one_another(self, sqlite: Engine) -> None:
-        ledger = SqlLedger(sqlite)
+        ledger = WholeLedger(sqlite)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda _: ledger.submit(SPEC), range(48)))
         assert len(ledger.jobs(limit=100)) == 48

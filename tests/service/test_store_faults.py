@@ -18,7 +18,8 @@ from search.errors import StoreUnavailable
 from search.spec import read_spec
 from search.trial import Score, State, Trial
 from service.store.engine import connect, migrate
-from service.store.ledger import SqlLedger
+from service.store.ports import Scope
+from tests.databases import WholeLedger
 from tests.processes import context, submit_for_ever
 from workers.ports import Artifact, Claim, JobState, Phase
 
@@ -29,11 +30,13 @@ PROPOSAL = Trial("", 0, "b", {"site": 1}, {"site": 2}, {"macs": 3})
 SCORE = Score(0, 10, 0.5, 0.1, 1.0)
 FILE = Artifact("jobs/1/student.onnx", 12, "0" * 64)
 
-Write = Callable[[SqlLedger, Claim, str], object]
+Write = Callable[[WholeLedger, Claim, str], object]
 WRITES: dict[str, Write] = {
     "submit": lambda ledger, claim, trial: ledger.submit(SPEC, idempotency_key="other", fingerprint="f"),
     "request_cancel": lambda ledger, claim, trial: ledger.request_cancel(claim.job_id),
     "request_cancel of a queued job": lambda ledger, claim, trial: ledger.request_cancel(queued(ledger)),
+    "create_key": lambda ledger, claim, trial: ledger.account.create_key("another", Scope.READ),
+    "revoke_key": lambda ledger, claim, trial: ledger.account.revoke_key(ledger.account.keys(limit=1)[0].id),
     "claim": lambda ledger, claim, trial: ledger.claim("other", 1000),
     "claim of a poisonous job": lambda ledger, claim, trial: ledger.claim("other", 1000),
     "renew": lambda ledger, claim, trial: ledger.renew(claim, 1000),
@@ -52,24 +55,27 @@ REPEATABLE = ["submit", "request_cancel", "renew", "release", "finish", "open_tr
 """Those whose repetition, after a commit whose answer was lost, changes nothing."""
 
 
-def queued(ledger: SqlLedger) -> str:
+def queued(ledger: WholeLedger) -> str:
     return next(job.id for job in ledger.jobs(limit=10) if job.state is JobState.QUEUED)
 
 
-def prepared(engine: Engine) -> tuple[SqlLedger, Claim, str]:
+def prepared(engine: Engine) -> tuple[WholeLedger, Claim, str]:
     """A claimed job in its search, its lease over, with a running trial; and another job in the queue."""
-    ledger = SqlLedger(engine)
+    ledger = WholeLedger(engine)
     ledger.submit(SPEC.model_copy(update={"priority": 1}))
     claim = ledger.claim("victim", 0)
     assert claim is not None
     ledger.enter(claim, Phase.SEARCH)
     trial = ledger.start_trial(claim, ledger.open_trial(claim, replace(PROPOSAL, key="a")).id)
     ledger.submit(SPEC)
+    ledger.account.create_key("the first", Scope.ADMIN)
     return ledger, claim, trial.id
 
 
-def everything(ledger: SqlLedger) -> list[object]:
-    return [(job, ledger.trials(job.id), ledger.events(job.id)) for job in ledger.jobs(limit=100)]
+def everything(ledger: WholeLedger) -> list[object]:
+    account = ledger.account
+    told = [(job, ledger.trials(job.id), ledger.events(job.id)) for job in ledger.jobs(limit=100)]
+    return [*told, account.keys(limit=100), account.audit(limit=100)]
 
 
 @contextmanager
@@ -170,7 +176,7 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
         assert submitter.exitcode == -signal.SIGKILL
     assert len(acknowledged) >= 10 * 11
 
-    ledger = SqlLedger(engine)
+    ledger = WholeLedger(engine)
     jobs = {job.id for job in ledger.jobs(limit=10_000)}
     assert set(acknowledged) <= jobs
     for job_id in jobs:

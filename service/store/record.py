@@ -1,0 +1,77 @@
+"""The record in SQL, as the service sees it: the way to each tenant's part, and what concerns all of them."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, Engine, func, inspect, or_, select, text, update
+
+from search.errors import StoreUnavailable
+from service.store.accounts import SqlAccount, as_key, digest_of
+from service.store.engine import current_revision, reading, writing
+from service.store.jobs import SqlJobs
+from service.store.ports import Caller, Key
+from service.store.tables import in_seconds, jobs, keys, now
+from workers.ports import JobState
+
+logger = logging.getLogger("stillhouse.record")
+
+USE_NOTED_SECONDS = 60
+"""A key's latest use is on record to that precision, so that reading does not write each time."""
+
+
+class SqlRecord:
+    """`service.store.ports.Record` over a migrated database. Threads may share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def jobs(self, caller: Caller) -> SqlJobs:
+        return SqlJobs(self._engine, caller)
+
+    def account(self, caller: Caller) -> SqlAccount:
+        return SqlAccount(self._engine, caller)
+
+    def has_keys(self) -> bool:
+        """Whether anybody could come in with a key that is on record; false where there are no tables yet."""
+        with reading(self._engine) as connection:
+            if not inspect(connection).has_table(keys.name):
+                return False
+            return connection.execute(select(keys.c.id).where(*_usable()).limit(1)).first() is not None
+
+    def holder(self, secret: str) -> Key | None:
+        digest = digest_of(secret)
+        query = select(keys, now().label("now")).where(keys.c.digest == digest, *_usable())
+        with reading(self._engine) as connection:
+            found = connection.execute(query).one_or_none()
+        if found is None or not hmac.compare_digest(found.digest, digest):
+            return None
+        if found.last_used_at is None or found.now - found.last_used_at > timedelta(seconds=USE_NOTED_SECONDS):
+            self._note_use(found.id)
+        return as_key(found)
+
+    def _note_use(self, key_id: str) -> None:
+        stale = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < in_seconds(-USE_NOTED_SECONDS))
+        try:
+            with writing(self._engine) as connection:
+                connection.execute(update(keys).where(keys.c.id == key_id, stale).values(last_used_at=now()))
+        except StoreUnavailable as error:
+            logger.warning("that the key %s was used is not on record: %s", key_id, error)  # it may read all the same
+
+    def counts(self) -> dict[JobState, int]:
+        with reading(self._engine) as connection:
+            found = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+            return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in found}
+
+    def ping(self) -> None:
+        with reading(self._engine) as connection:
+            connection.execute(text("SELECT 1"))
+
+    def schema_version(self) -> str | None:
+        return current_revision(self._engine)
+
+
+def _usable() -> tuple[ColumnElement[bool], ...]:
+    return keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now())

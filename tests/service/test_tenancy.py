@@ -1,0 +1,359 @@
+"""Keys, scopes and tenants over HTTP. What each operation asks for is read in the OpenAPI document, not listed here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine, event, insert, text, update
+from starlette.testclient import TestClient
+
+from search.errors import StoreUnavailable
+from search.spec import read_spec
+from search.trial import Score, Trial
+from service.app import create_app
+from service.examples import PLAN
+from service.openapi import document
+from service.settings import Settings
+from service.store.accounts import PREFIX, SqlTenants, digest_of
+from service.store.engine import writing
+from service.store.ledger import SqlLedger
+from service.store.ports import DEFAULT, Caller, Quota, Scope
+from service.store.record import SqlRecord
+from service.store.tables import keys, metadata, now, tenants
+from tests.service.served import SPEC, WEIGHTS, client_of, in_threads, listening
+from workers.memory import MemoryArtifacts
+
+pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
+
+DOCUMENT = document()
+OPERATIONS = {
+    operation["operationId"]: (method.upper(), path, operation)
+    for path, operations in DOCUMENT["paths"].items()
+    for method, operation in operations.items()
+}
+GUARDED = {
+    name: Scope(operation["security"][0]["apiKey"][0])
+    for name, (_, _, operation) in OPERATIONS.items()
+    if "security" in operation
+}
+OF_A_TENANT = {name for name in GUARDED if re.search(r"\{(job|key|trial)_id\}", OPERATIONS[name][1])}
+CHANGING = {name for name in GUARDED if OPERATIONS[name][0] != "GET"}
+NAMES = ("alice", "bob")
+CANARY = "sth_canary-0123456789-0123456789-0123456789"
+
+
+class Willing:
+    """A checker that finds no fault."""
+
+    def check(self, spec: Any) -> dict[str, Any]:
+        return PLAN
+
+    def catalog(self, kind: str) -> list[dict[str, Any]]:
+        return []
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+@dataclass(frozen=True)
+class House:
+    """A server with two tenants, each with a key of every scope and a job with a trial and an artifact."""
+
+    app: FastAPI
+    engine: Engine
+    http: TestClient
+    secrets: dict[str, dict[Scope, str]]
+    ids: dict[str, dict[str, str]]
+
+    def ask(self, name: str, secret: str, ids: dict[str, str], **options: Any) -> httpx2.Response:
+        method, path, operation = OPERATIONS[name]
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+        address = path.format(**{"kind": "teachers", "name": "weights", **ids})
+        found: httpx2.Response = self.http.request(
+            method,
+            address,
+            json=SPEC if name == "jobs.create" else body,
+            headers={"Authorization": f"Bearer {secret}", "X-Request-Id": "same", **options.pop("headers", {})},
+            **options,
+        )
+        return found
+
+
+@pytest.fixture
+def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
+    record, ledger, artifacts = SqlRecord(engine), SqlLedger(engine), MemoryArtifacts()
+    secrets: dict[str, dict[Scope, str]] = {}
+    ids: dict[str, dict[str, str]] = {}
+    for name in NAMES:
+        SqlTenants(engine, "shell").create(name)
+        caller = Caller(name, "shell", Scope.ADMIN)
+        made = {scope: record.account(caller).create_key(f"{name} {scope}", scope) for scope in Scope}
+        secrets[name] = {scope: secret for scope, (_, secret) in made.items()}
+        job, _ = record.jobs(caller).submit(read_spec(SPEC))
+        claim = ledger.claim("driver", 1000)
+        assert claim is not None
+        assert claim.job_id == job.id
+        trial = ledger.open_trial(claim, Trial("", 0, "k", {"a": 1}, {"a": 2}, {"macs": 3}))
+        ledger.start_trial(claim, trial.id)
+        ledger.score_trial(claim, trial.id, Score(0, 10, 0.5, 0.1, 1.0), last=True)
+        ledger.keep(claim, "weights", artifacts.put(f"jobs/{job.id}/w", WEIGHTS), "application/octet-stream")
+        ids[name] = {"job_id": job.id, "trial_id": trial.id, "key_id": made[Scope.READ][0].id}
+    app = create_app(Settings(home=tmp_path), record, artifacts, Willing(), schema_version="0003")
+    with client_of(app) as http:
+        yield House(app, engine, http, secrets, ids)
+
+
+def told(answer: httpx2.Response, ids: dict[str, str]) -> tuple[int, str]:
+    """An answer without the ids that were asked for."""
+    said = answer.text
+    for name, value in ids.items():
+        said = said.replace(value, name)
+    return answer.status_code, said
+
+
+def test_the_document_says_of_every_operation_what_key_it_takes() -> None:
+    open_to_all = {"health", "readiness", "problem"}
+    assert GUARDED.keys() == OPERATIONS.keys() - open_to_all
+    assert {"jobs.get", "jobs.cancel", "jobs.artifact_content", "jobs.trial", "keys.get", "keys.revoke"} <= OF_A_TENANT
+    assert {GUARDED[name] for name in CHANGING} == {Scope.SUBMIT, Scope.ADMIN}, "nobody changes anything by reading"
+
+
+def test_what_is_another_tenants_is_answered_like_what_never_was(house: House) -> None:
+    """Every operation with an id of a tenant's in its path; foreign ids and ids of nobody, told apart by nothing."""
+    mine, theirs = house.ids["alice"], house.ids["bob"]
+    for name in sorted(OF_A_TENANT):
+        secret = house.secrets["alice"][Scope.ADMIN]
+        assert house.ask(name, secret, mine).status_code in (200, 204), name
+    nobodys = {name: f"{value.partition('_')[0]}_{'0' * 26}" for name, value in mine.items()}
+    for name in sorted(OF_A_TENANT):
+        foreign, missing = (house.ask(name, secret, ids) for ids in (theirs, nobodys))
+        assert foreign.status_code == 404, name
+        assert told(foreign, theirs) == told(missing, nobodys), name
+        assert foreign.headers.keys() == missing.headers.keys(), name
+    assert house.ask("jobs.trial", secret, mine | {"trial_id": theirs["trial_id"]}).status_code == 404
+    bobs = house.secrets["bob"][Scope.ADMIN]
+    assert house.ask("jobs.get", bobs, theirs).json()["state"] == "PREPARING", "and it was not touched"
+    assert house.ask("keys.get", bobs, theirs).json()["revoked_at"] is None
+
+
+def test_lists_are_of_ones_own(house: House) -> None:
+    for name in NAMES:
+        secret = house.secrets[name][Scope.ADMIN]
+        listed = {kind: json.dumps(house.ask(kind, secret, {}).json()) for kind in ("jobs.list", "keys.list", "audit")}
+        for other in NAMES:
+            assert (house.ids[other]["job_id"] in listed["jobs.list"]) == (other == name)
+            assert (house.ids[other]["key_id"] in listed["keys.list"]) == (other == name)
+            assert (house.ids[other]["key_id"] in listed["audit"]) == (other == name)
+        assert house.ask("usage", secret, {}).json()["tenant"] == name
+
+
+def test_each_operation_refuses_a_weaker_scope_and_takes_its_own(house: House) -> None:
+    by_need = sorted(GUARDED, key=lambda name: (name == "keys.revoke", name))  # which takes away the key to read with
+    for name in by_need:
+        for scope in Scope:
+            answer = house.ask(name, house.secrets["alice"][scope], house.ids["alice"])
+            if scope.covers(GUARDED[name]):
+                assert answer.status_code < 300, (name, scope, answer.text)
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN"), (name, scope)
+                assert f"`{GUARDED[name]}`" in answer.json()["detail"]
+
+
+def test_each_operation_refuses_who_bears_no_key(house: House) -> None:
+    for name in sorted(GUARDED):
+        for secret in ("", CANARY, "sth_", house.secrets["alice"][Scope.ADMIN][:-1]):
+            answer = house.ask(name, secret, house.ids["alice"])
+            assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHENTICATED"), name
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_every_change_leaves_one_row_in_the_audit(house: House) -> None:
+    """In the same transaction: where the row cannot be written nothing has happened, which the fault tests see to."""
+    secret, ids = house.secrets["alice"][Scope.ADMIN], house.ids["alice"]
+    listed = house.ask("keys.list", secret, {}).json()["keys"]
+    admin = next(key["id"] for key in listed if key["name"] == "alice admin")
+    for name in sorted(CHANGING):
+        before = house.ask("audit", secret, {}).json()["entries"]
+        answer = house.ask(name, secret, ids, headers={"X-Request-Id": f"change-{name}"})
+        assert answer.status_code < 300, answer.text
+        [entry, *former] = house.ask("audit", secret, {}).json()["entries"]
+        assert former == before
+        on = answer.json()["id"] if name.endswith(".create") else ids["job_id" if name.startswith("jobs") else "key_id"]
+        assert entry | {"id": "", "at": ""} == {
+            "id": "",
+            "at": "",
+            "actor": admin,
+            "action": name,
+            "object": on,
+            "request_id": f"change-{name}",
+        }
+
+
+def test_what_changes_nothing_leaves_no_row(house: House) -> None:
+    secret, ids = house.secrets["alice"][Scope.ADMIN], house.ids["alice"]
+    once = {"headers": {"Idempotency-Key": "once"}}
+    for name, options in (("jobs.create", once), ("jobs.cancel", {}), ("keys.revoke", {})):
+        assert house.ask(name, secret, ids, **options).status_code < 300
+    before = house.ask("audit", secret, {}).json()
+    for name, options in (("jobs.create", once), ("jobs.cancel", {}), ("keys.revoke", {})):
+        assert house.ask(name, secret, ids, **options).status_code < 300
+    assert house.ask("jobs.create", secret, ids, params={"validate_only": "true"}).status_code == 200
+    for name in sorted(GUARDED.keys() - CHANGING):
+        house.ask(name, secret, ids)
+    assert house.ask("audit", secret, {}).json() == before
+
+
+def test_the_audit_is_read_page_by_page(house: House) -> None:
+    secret = house.secrets["alice"][Scope.ADMIN]
+    for _ in range(3):
+        house.ask("keys.create", secret, {})
+    whole = house.ask("audit", secret, {}).json()["entries"]
+    seen, token = [], ""
+    while True:
+        page = house.ask("audit", secret, {}, params={"page_size": 2, "page_token": token}).json()
+        seen += page["entries"]
+        token = page["next_page_token"]
+        if not token:
+            break
+    assert seen == whole
+    assert len({entry["id"] for entry in whole}) == len(whole) == 8  # the tenant, its 3 keys, its job, 3 more
+
+
+def test_a_key_that_is_revoked_or_over_opens_nothing(house: House) -> None:
+    admin = house.secrets["alice"][Scope.ADMIN]
+    made = [house.ask("keys.create", admin, {}).json() for _ in range(3)]
+    assert all(house.ask("usage", key["key"], {}).status_code == 200 for key in made)
+    assert house.ask("keys.revoke", admin, {"key_id": made[0]["id"]}).status_code == 204
+    with writing(house.engine) as connection:
+        connection.execute(update(keys).where(keys.c.id == made[1]["id"]).values(expires_at=now()))
+    answers = [house.ask("usage", key["key"], {}).status_code for key in made]
+    assert answers == [401, 401, 200]
+    listed = {key["id"]: key for key in house.ask("keys.list", admin, {}).json()["keys"]}
+    assert listed[made[0]["id"]]["revoked_at"] is not None
+    assert listed[made[2]["id"]]["last_used_at"] is not None
+    assert listed[made[2]["id"]]["expires_at"] > listed[made[2]["id"]]["created_at"]
+
+
+def test_a_key_that_cannot_be_made_is_told_with_a_pointer(house: House) -> None:
+    headers = {"Authorization": f"Bearer {house.secrets['alice'][Scope.ADMIN]}"}
+    for body, pointer in (
+        ({}, "/name"),
+        ({"name": ""}, "/name"),
+        ({"name": "x" * 101}, "/name"),
+        ({"name": "x", "scope": "root"}, "/scope"),
+        ({"name": "x", "tenant": "bob"}, "/tenant"),
+        ({"name": "x", "expires_in_seconds": 0}, "/expires_in_seconds"),
+        ({"name": "x", "expires_in_seconds": 10**18}, "/expires_in_seconds"),
+        ([], ""),
+    ):
+        answer = house.http.post("/v1/keys", json=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (422, "INVALID")
+        assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
+def test_reading_writes_the_use_of_a_key_once_a_minute(house: House) -> None:
+    secret, written = house.secrets["alice"][Scope.READ], []
+
+    def before(_c: object, _u: object, statement: str, *_: object) -> None:
+        if not statement.startswith(("SELECT", "BEGIN")):
+            written.append(statement)
+
+    event.listen(house.engine, "before_cursor_execute", before)
+    for _ in range(5):
+        house.ask("usage", secret, {})
+    event.remove(house.engine, "before_cursor_execute", before)
+    assert [statement.split()[1] for statement in written] == ["keys"]
+
+
+def test_a_record_that_cannot_note_the_use_of_a_key_can_be_read_all_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreUnavailable("the database is read-only")
+
+    monkeypatch.setattr("service.store.record.writing", full)
+    assert house.ask("usage", house.secrets["alice"][Scope.READ], {}).status_code == 200
+
+
+def test_no_key_is_anywhere_but_with_its_bearer(
+    house: House, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A key that works, and one that does not, in every operation and in every place of a request that we read."""
+    caplog.set_level(logging.DEBUG)
+    with writing(house.engine) as connection:
+        row = {"id": "key_canary", "tenant": "alice", "name": "c", "scope": "admin", "created_at": now()}
+        connection.execute(insert(keys).values(digest=digest_of(CANARY), **row))
+    answers = [house.ask(name, CANARY, house.ids["alice"]).text for name in sorted(GUARDED)]
+    answers += [house.ask(name, f"{CANARY}x", house.ids["alice"]).text for name in sorted(GUARDED)]
+    assert "sth_" in "".join(answers), "the one that was made is shown"
+    shown = "".join(answers) + caplog.text + "".join(capfd.readouterr())
+    assert CANARY not in shown
+    with house.engine.connect() as connection:
+        for table in metadata.tables:
+            rows = str(connection.execute(text(f"SELECT * FROM {table}")).all())  # noqa: S608 - a table of ours
+            assert PREFIX not in rows, table
+
+
+def test_fifty_equal_submissions_at_once_make_one_job_of_each_tenant(house: House) -> None:
+    with writing(house.engine) as connection:
+        connection.execute(update(tenants).where(tenants.c.name == "alice").values(queued_jobs=1))
+    with listening(house.app) as url, httpx2.Client(base_url=url, limits=httpx2.Limits(max_connections=None)) as http:
+
+        def submit(number: int) -> tuple[str, int, str]:
+            name = NAMES[number % 2]
+            secret = house.secrets[name][Scope.SUBMIT]
+            headers = {"Idempotency-Key": "k", "Authorization": f"Bearer {secret}"}
+            answer = http.post("/v1/jobs", json=SPEC, headers=headers, timeout=25)
+            return name, answer.status_code, answer.json().get("id", answer.text)
+
+        answers = in_threads(50, submit)
+    assert {status for _, status, _ in answers} == {201}, "the quota is no reason to refuse what is on record already"
+    for name in NAMES:
+        assert len({job_id for of, _, job_id in answers if of == name}) == 1
+    assert len({job_id for _, _, job_id in answers}) == 2
+
+
+def test_a_spent_quota_is_told_by_its_name(house: House) -> None:
+    SqlTenants(house.engine, "shell").limit("alice", {Quota.QUEUED_JOBS: 1})
+    secret = house.secrets["alice"][Scope.SUBMIT]
+    assert house.ask("jobs.create", secret, {}).status_code == 201
+    answer = house.ask("jobs.create", secret, {})
+    assert (answer.status_code, answer.json()["code"]) == (429, "QUOTA_QUEUED_JOBS")
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["x-should-retry"] == "false"
+    assert house.ask("jobs.create", house.secrets["bob"][Scope.SUBMIT], {}).status_code == 201
+    used = house.ask("usage", secret, {}).json()["quotas"]
+    assert used["queued_jobs"] == {"used": 1, "limit": 1}
+    assert used["concurrent_trials"] == {"used": 2, "limit": None}
+    assert used["stored_bytes"] == {"used": len(WEIGHTS), "limit": None}
+
+
+def test_a_key_that_is_used_too_often_has_to_wait_and_others_need_not(engine: Engine, tmp_path: Path) -> None:
+    record = SqlRecord(engine)
+    account = record.account(Caller(DEFAULT, "shell", Scope.ADMIN))
+    (_, busy), (_, quiet) = account.create_key("busy", Scope.READ), account.create_key("quiet", Scope.READ)
+    settings = Settings(home=tmp_path, key_rate=0.01, key_burst=3)
+    app = create_app(settings, record, MemoryArtifacts(), Willing(), schema_version="0003")
+    with client_of(app) as http:
+
+        def ask(secret: str) -> httpx2.Response:
+            answer: httpx2.Response = http.get("/v1/usage", headers={"Authorization": f"Bearer {secret}"})
+            return answer
+
+        answers = [ask(busy) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == ["r=2", "r=1", "r=0", "r=0"]
+        assert answers[0].headers["ratelimit-policy"] == '"key";q=3;w=300'
+        assert answers[3].json()["code"] == "RATE_LIMITED"
+        assert 90 < int(answers[3].headers["retry-after"]) <= 100
+        assert ask(quiet).status_code == 200
+        assert http.get("/healthz").status_code == 200
