@@ -62,11 +62,14 @@ class Detector(nn.Module):
     A detector of `classes` classes in images `[n, *shape]`, which are square.
 
     `forward` answers with all that the heads say, in fixed shapes: it is what a survey looks at, what is counted and
-    cut. Trained is it by `losses` or `study`, asked by `detect`.
+    cut. A trainer calls `losses` or `study`, whoever wants boxes `detect`.
     """
 
     anchors: Tensor
-    """`[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, not from weights."""
+    """
+    `[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, are no part of its state,
+    and so are not among its `weight_bytes`.
+    """
     found: int
     """Rows that `detect` answers an image with."""
     least_score: float
@@ -84,7 +87,7 @@ class Detector(nn.Module):
         self.maps = tuple((feature.shape[-2], feature.shape[-1]) for feature in pyramid)
         counts = [h * w * each for (h, w), each in zip(self.maps, generator.num_anchors_per_location(), strict=True)]
         self.spans = tuple((sum(counts[:at]), sum(counts[: at + 1])) for at in range(len(counts)))
-        found: Tensor = generator(self._batch(torch.zeros(1, *shape)), pyramid)[0]
+        found: Tensor = generator(ImageList(torch.zeros(1, *shape), [(self.size, self.size)]), pyramid)[0]
         self.register_buffer("anchors", found, persistent=False)
 
     def forward(self, images: Tensor) -> Any:
@@ -105,9 +108,6 @@ class Detector(nn.Module):
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The feature maps `[n, channels, h, w]` that the heads read, from fine to coarse."""
         return list(self.backbone(images).values())
-
-    def _batch(self, images: Tensor) -> ImageList:
-        return ImageList(images, [(self.size, self.size)] * len(images))
 
     def detect(self, images: Tensor, *, at_once: bool = False) -> Tensor:
         """
