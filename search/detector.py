@@ -67,8 +67,8 @@ class Detector(nn.Module):
 
     anchors: Tensor
     """
-    `[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, are no part of its state,
-    and so are not among its `weight_bytes`.
+    `[anchors, 4]`, from the finest map to the coarsest. They follow from the network's options, are no part of its
+    state, and so are not among its `weight_bytes`.
     """
     found: int
     """Rows that `detect` answers an image with."""
