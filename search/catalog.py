@@ -61,6 +61,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "gp": "search.strategies.gp:Gp",
         "nsga2": "search.strategies.nsga2:Nsga2",
         "random": "search.strategies.random:Random",
+        "structure": "search.strategies.structure:Structure",
         "tpe": "search.strategies.tpe:Tpe",
         "uniform": "search.strategies.uniform:Uniform",
     },

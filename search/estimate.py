@@ -186,11 +186,12 @@ def phases(
     *,
     survey_seconds: float,
     lots: Sequence[Site] = (),
+    learns: bool = False,
 ) -> list[Phase]:
     """
     The phases that take time, in order. `student` is how a typical one learns and looks, `finalist` the same when it is
-    distilled as finalists are; `lots` has the site of every
-    choice that the library measures. What earlier jobs have left, of which nothing is known here, shortens them.
+    distilled as finalists are; `lots` has the site of every choice that the library measures, and `learns` says whether
+    widths are learned. What earlier jobs have left, of which nothing is known here, shortens them.
     """
     resources = spec.resources
     slots = resources.concurrent_trials
@@ -225,7 +226,7 @@ def phases(
     return [
         Phase("teacher", together, alone),
         Phase("survey", Span(survey_seconds, survey_seconds, survey_seconds), NOTHING),
-        *_preparing(spec, sizes, teacher, student, lots),
+        *_preparing(spec, sizes, teacher, student, lots, learns=learns),
         Phase(
             "search",
             searched.times(1 / min(slots, spec.search.trials)) + _side_by_side(again, repeats, slots),
@@ -236,11 +237,18 @@ def phases(
 
 
 def _preparing(
-    spec: JobSpec, sizes: Mapping[SplitName, int], teacher: Pace, student: Pace, lots: Sequence[Site]
+    spec: JobSpec,
+    sizes: Mapping[SplitName, int],
+    teacher: Pace,
+    student: Pace,
+    lots: Sequence[Site],
+    *,
+    learns: bool,
 ) -> Iterator[Phase]:
     """
-    Library and elastic student. Which choices lie within one block is found out by the library; here those of kernels,
-    operators and widths within a removable block are taken to, and all blocks to be as large as another.
+    Library, elastic student and learned widths. Which choices lie within one block is found out by the library; here
+    those of kernels, operators and widths within a removable block are taken to, and all blocks to be as large as
+    another.
     """
     slots = spec.resources.concurrent_trials
     if lots:
@@ -260,6 +268,13 @@ def _preparing(
         each = Span(student.learn.low, student.learn.expected, max(student.learn.high, teacher.learn.expected))
         walked = each.times(elastic.steps * elastic.training.batch_size)
         yield Phase("elastic", walked.times(1 / (1 if spec.search.deterministic else slots)), walked)
+    if learns:
+        structure = spec.search.structure
+        # The teacher at first, a student within the budget at last.
+        ends = (student.learn.low, student.learn.expected, teacher.learn.expected, teacher.learn.high)
+        each = Span(min(ends), (student.learn.expected + teacher.learn.expected) / 2, max(ends))
+        walked = each.times(structure.steps * structure.training.batch_size)
+        yield Phase("structure", walked, walked)
 
 
 def _side_by_side(each: Span, count: Span, slots: int) -> Span:

@@ -54,9 +54,12 @@ def plan(
     distillers: Mapping[Trained, Distiller],
     checked: Checked,
     lots: Sequence[Site] = (),
+    *,
+    learns: bool = False,
 ) -> dict[str, Any]:
     """
-    The plan of a job as JSON; `lots` has the site of every choice that its library measures.
+    The plan of a job as JSON; `lots` has the site of every choice that its library measures, and `learns` says whether
+    it learns widths.
 
     Raises:
         TrialError: teacher or student cannot be trained.
@@ -89,7 +92,7 @@ def plan(
         "trials": spec.search.trials,
         "rungs": list(spec.search.rungs),
         "finalists": spec.finalists.count,
-        "estimate": _estimate(spec, rungs, info, sizes, distillers, checked, students, lots),
+        "estimate": _estimate(spec, rungs, info, sizes, distillers, checked, students, lots, learns),
         "report": [asdict(finding) for finding in checked.found.report],
     }
 
@@ -140,6 +143,7 @@ def _estimate(
     checked: Checked,
     students: Sequence[Candidate],
     lots: Sequence[Site],
+    learns: bool,
 ) -> dict[str, Any]:
     """Times the teacher, and of `students`, one a level, the first and the last."""
     resources, found = spec.resources, checked.found
@@ -162,7 +166,16 @@ def _estimate(
     finalist = student if spec.distiller("finalists") == spec.distiller("search") else typical("finalists")
     survey_seconds = checked.seconds
     expected = phases(
-        spec, rungs, sizes, len(students), teacher, student, finalist, survey_seconds=survey_seconds, lots=lots
+        spec,
+        rungs,
+        sizes,
+        len(students),
+        teacher,
+        student,
+        finalist,
+        survey_seconds=survey_seconds,
+        lots=lots,
+        learns=learns,
     )
     unit, cost = compute_hours(spec, expected)
     threads = min(resources.cpus_per_trial, os.cpu_count() or 1)

@@ -133,8 +133,8 @@ class Start:
 
     candidate: Candidate
     level: int
-    kind: Literal["optimum", "uniform"]
-    """Of little harm by the planner, or with even widths."""
+    kind: Literal["optimum", "uniform", "learned"]
+    """Of little harm by the planner, with even widths, or with widths that were learned."""
 
 
 class Strategy(Protocol):
@@ -157,6 +157,16 @@ class Strategy(Protocol):
         ...
 
     def tell(self, trial: Trial) -> None: ...
+
+
+@runtime_checkable
+class Learning(Strategy, Protocol):
+    """A strategy that begins with widths that were learned in a training (`search.structure`)."""
+
+    @property
+    def needs_structure(self) -> bool:
+        """Whether its starts must have them among them."""
+        ...
 
 
 @runtime_checkable

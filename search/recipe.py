@@ -30,7 +30,7 @@ from search.latency.quick import quickly
 from search.library import lots
 from search.plan import Checked, plan
 from search.planner import Planner
-from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Start, Strategy, Teacher, tasks_of
+from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Learning, Start, Strategy, Teacher, tasks_of
 from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
@@ -91,6 +91,13 @@ class Recipe:
     def needs_library(self) -> bool:
         """Whether its strategy begins with the planner's optima, or its students with blocks from the library."""
         return self.strategy.needs_plan or self.spec.search.weights == "library"
+
+    @property
+    def needs_structure(self) -> bool:
+        """Whether its strategy begins with widths that were learned, or its students with the weights of those."""
+        strategy = self.strategy
+        learning = isinstance(strategy, Learning) and strategy.needs_structure
+        return learning or self.spec.search.weights == "structure"
 
     @cached_property
     def teacher_key(self) -> str:
@@ -204,7 +211,16 @@ class Recipe:
         if self.needs_library:
             space = checked.found.space
             sites = [space.by_name[lot.site] for lot in lots(space, self.spec.search.library)]
-        return plan(self.spec, self.rungs, self.info, self.dataset.sizes(), self.distillers, checked, sites)
+        return plan(
+            self.spec,
+            self.rungs,
+            self.info,
+            self.dataset.sizes(),
+            self.distillers,
+            checked,
+            sites,
+            learns=self.needs_structure,
+        )
 
     def check(self) -> Checked:
         """
@@ -298,11 +314,13 @@ def _without_teacher(recipe: Recipe) -> list[UserError]:
             pointer = spec.distiller_pointer(part)
             name = spec.distiller(part).name
             found[f"{pointer}/name"] = f"`{name}` learns from a teacher; `pcl` and `supervised` do not"
-    if spec.search.weights in ("library", "elastic"):
+    if spec.search.weights in ("library", "elastic", "structure"):
         found["/search/weights"] = f"`{spec.search.weights}` is distilled from a teacher; write `slice` or `scratch`"
     if recipe.strategy is not None and recipe.strategy.needs_plan:
         name = spec.search.strategy.name
         found["/search/strategy/name"] = f"`{name}` begins with what a teacher says; `evolution` or `tpe` does not"
+    elif recipe.strategy is not None and recipe.needs_structure and spec.search.weights != "structure":
+        found["/search/strategy/name"] = "widths are learned from a teacher; `evolution` or `tpe` asks for none"
     if spec.search.rungs[0] == 0:
         found["/search/rungs/0"] = "untrained networks are compared by how near to the teacher they are; begin above 0"
     if spec.budget.accuracy is not None and spec.budget.accuracy.max_drop is not None:
@@ -314,11 +332,13 @@ def _without_teacher(recipe: Recipe) -> list[UserError]:
 def _detecting(recipe: Recipe) -> list[UserError]:
     """All that a job of detection asks for which only classifiers have."""
     spec, found = recipe.spec, dict[str, str]()
-    if spec.search.weights in ("library", "elastic"):
+    if spec.search.weights in ("library", "elastic", "structure"):
         found["/search/weights"] = f"`{spec.search.weights}` is made for classifiers; write `slice` or `scratch`"
     if recipe.strategy is not None and recipe.strategy.needs_plan:
         name = spec.search.strategy.name
         found["/search/strategy/name"] = f"`{name}` begins with harms to a classifier; `evolution` or `tpe` does not"
+    elif recipe.strategy is not None and recipe.needs_structure and spec.search.weights != "structure":
+        found["/search/strategy/name"] = "widths are learned of classifiers; `evolution` or `tpe` asks for none"
     if spec.search.rungs[0] == 0:
         found["/search/rungs/0"] = "untrained networks are compared by a classifier's logits; begin above 0"
     for metric, pointer in (*((metric, f"/budget/{metric}") for metric in spec.budget.limits), *recipe.small()):

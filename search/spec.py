@@ -196,13 +196,15 @@ class StructureSpec(Part):
 
 class SearchSpec(Part):
     strategy: Pick = Pick(name="planned")
-    weights: Literal["slice", "library", "elastic", "scratch"] = "library"
+    weights: Literal["slice", "library", "elastic", "structure", "scratch"] = "library"
     """
     Where the weights of a candidate come from: cut from the teacher; its blocks from the library, each distilled
-    alone; cut from the elastic student, which was trained for all candidates at once; or from nowhere, at random.
+    alone; cut from the elastic student, which was trained for all candidates at once; cut from the network whose widths
+    were learned; or from nowhere, at random.
     """
     library: LibrarySpec = LibrarySpec()
     elastic: ElasticSpec = ElasticSpec()
+    structure: StructureSpec = StructureSpec()
     trials: int = Field(24, ge=1, le=100_000)
     """Candidates to score; of all levels together where there are several."""
     rungs: tuple[Annotated[int, Field(ge=0, le=10_000_000)], ...] = Field((40, 120), min_length=1, max_length=16)

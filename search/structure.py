@@ -245,6 +245,11 @@ class Learning:
         }
         return Projector(self._costs, self._levels[level]).project(self._space.candidate(choices))
 
+    def widths(self, pupil: Pupil) -> dict[str, int]:
+        """Channels alive, by width site."""
+        counts = self.counts(self.alive(pupil))
+        return {self._space.sites[site].name: int(counts[site]) for site in self.sites}
+
     def snapshot(self, pupil: Pupil) -> bytes:
         """
         The network as it is, to graft from: the strongest channels of each site first, the dead last and ready to be

@@ -35,6 +35,7 @@ from workers.results import (
     LibraryResult,
     PlanResult,
     SearchResult,
+    StructureResult,
     SurveyResult,
     TeacherResult,
 )
@@ -241,6 +242,7 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
             on_record(record, Phase.LIBRARY, LibraryResult),
             on_record(record, Phase.PLAN, PlanResult),
             on_record(record, Phase.ELASTIC, ElasticResult),
+            on_record(record, Phase.STRUCTURE, StructureResult),
         ),
         trials=_counts(trials),
         best=_best(best[0]) if best else None,

@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from search.evidence import beats
 from search.trial import Trial
 from workers.ports import JobRecord, Phase
-from workers.results import ElasticResult, FinalistsResult, LibraryResult, PlanResult, Result, SearchResult
+from workers.results import (
+    ElasticResult,
+    FinalistsResult,
+    LibraryResult,
+    PlanResult,
+    Result,
+    SearchResult,
+    StructureResult,
+)
 
 R = TypeVar("R", bound=Result)
 
@@ -52,12 +60,44 @@ class ElasticDocument(Document):
     seconds: float
 
 
+class WayDocument(Document):
+    """Where the learning of widths stood after some steps."""
+
+    step: int
+    metric: str
+    """The limited cost that was furthest above its limit."""
+    blocks: Cost
+    """What of it the channels alive in each block came to; '' is what no width changes."""
+
+
+class WidthsDocument(Document):
+    """The widths learned for one level."""
+
+    level: int
+    """1 for the loosest."""
+    alive: Cost
+    """Channels alive at the end, by width site."""
+    cost: Cost
+    """Of those, in the limited metrics."""
+
+
+class StructureDocument(Document):
+    """Widths learned in one training of the teacher."""
+
+    levels: list[WidthsDocument]
+    way: list[WayDocument]
+    steps: int
+    reused: bool
+    seconds: float
+
+
 class PreparationDocument(Document):
     """Each null for a job that did not need it, or has not come to it."""
 
     library: LibraryDocument | None
     starts: list[StartDocument] | None
     elastic: ElasticDocument | None
+    structure: StructureDocument | None
 
 
 class CorrelationDocument(Document):
@@ -123,7 +163,10 @@ def on_record(record: JobRecord, phase: Phase, kind: type[R]) -> R | None:
 
 
 def preparation(
-    library: LibraryResult | None, plan: PlanResult | None, elastic: ElasticResult | None
+    library: LibraryResult | None,
+    plan: PlanResult | None,
+    elastic: ElasticResult | None,
+    structure: StructureResult | None,
 ) -> PreparationDocument:
     return PreparationDocument(
         library=None if library is None else LibraryDocument(**library.model_dump(exclude={"index"})),
@@ -131,6 +174,20 @@ def preparation(
         if plan is None
         else [StartDocument(level=start.level + 1, kind=start.kind, harm=start.harm) for start in plan.starts],
         elastic=None if elastic is None else ElasticDocument(**elastic.model_dump(exclude={"key"})),
+        structure=None if structure is None else _structure(structure),
+    )
+
+
+def _structure(found: StructureResult) -> StructureDocument:
+    return StructureDocument(
+        levels=[
+            WidthsDocument(level=level, alive=dict(one.alive), cost=dict(one.cost))
+            for level, one in enumerate(found.levels, 1)
+        ],
+        way=[WayDocument(step=one.step, metric=one.metric, blocks=dict(one.blocks)) for one in found.way],
+        steps=found.steps,
+        reused=found.reused,
+        seconds=found.seconds,
     )
 
 

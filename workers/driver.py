@@ -1,5 +1,6 @@
 """
-One job, from its claim to its end: teacher, survey, library, plan, elastic student, search, finalists, export.
+One job, from its claim to its end: teacher, survey, library, plan, elastic student, learned widths, search, finalists,
+export.
 
 The driver alone writes to the ledger. What it needs to know it reads from the record, so whoever claims the job next
 goes on where the record ends, and a phase whose result is on record is not done again.
@@ -41,6 +42,7 @@ from workers.results import (
     PlanResult,
     Result,
     SearchResult,
+    StructureResult,
     SurveyResult,
     TeacherResult,
     Winner,
@@ -153,7 +155,7 @@ class Driver:
         )
 
     def _prepare(self, setting: Setting) -> None:
-        """Library, plan and elastic student, as far as the search needs them."""
+        """Library, plan, elastic student and learned widths, as far as the search needs them."""
         weights, plan = self._spec.search.weights, None
         if self._recipe.needs_library:
             library = self._phase(setting, Phase.LIBRARY, LibraryResult, lambda: self._preparing(setting).library())
@@ -164,6 +166,13 @@ class Driver:
                 Phase.ELASTIC,
                 ElasticResult,
                 lambda: self._preparing(setting).elastic(plan, setting.tables),
+            )
+        if self._recipe.needs_structure:
+            self._phase(
+                setting,
+                Phase.STRUCTURE,
+                StructureResult,
+                lambda: self._preparing(setting).structure(setting.tables),
             )
 
     def _preparing(self, setting: Setting) -> Preparing:

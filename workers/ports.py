@@ -34,8 +34,8 @@ class JobState(StrEnum):
 
 class Phase(StrEnum):
     """
-    The stations of a job, in order. A phase whose result is on record is not done again. `LIBRARY`, `PLAN` and
-    `ELASTIC` are those of jobs that need them.
+    The stations of a job, in order. A phase whose result is on record is not done again. `LIBRARY`, `PLAN`, `ELASTIC`
+    and `STRUCTURE` are those of jobs that need them.
     """
 
     TEACHER = "teacher"
@@ -43,6 +43,7 @@ class Phase(StrEnum):
     LIBRARY = "library"
     PLAN = "plan"
     ELASTIC = "elastic"
+    STRUCTURE = "structure"
     SEARCH = "search"
     FINALISTS = "finalists"
     EXPORT = "export"
@@ -50,7 +51,7 @@ class Phase(StrEnum):
     @property
     def optional(self) -> bool:
         """Whether only a job that needs it goes into it."""
-        return self in (Phase.LIBRARY, Phase.PLAN, Phase.ELASTIC)
+        return self in (Phase.LIBRARY, Phase.PLAN, Phase.ELASTIC, Phase.STRUCTURE)
 
     @property
     def state(self) -> JobState:

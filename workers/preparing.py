@@ -1,5 +1,5 @@
 """
-What is made ready before a search, by a job that asks for it: the library, the plan, the elastic student.
+What is made ready before a search, by a job that asks for it: library, plan, elastic student, learned widths.
 
 Each is kept by a key of all that decides it. What another job has made is taken over; what a dead driver has begun is
 gone on with.
@@ -23,15 +23,24 @@ from search.spec import JobSpec, read_spec
 from search.starts import starts
 from search.training import step_of
 from workers.backends.base import Backend
+from workers.narrowing import Descent, narrow
 from workers.ports import Artifacts, Claim
-from workers.results import ElasticResult, LibraryResult, PlanResult, StartResult
+from workers.results import (
+    ElasticResult,
+    LearnedResult,
+    LibraryResult,
+    PlanResult,
+    StartResult,
+    StructureResult,
+    WayResult,
+)
 from workers.rounds import Focus, Round, walk
 from workers.sessions import Pace, Watch
 from workers.shelves import Index, Shelved, Shelves, learn_lots
 from workers.workload import Workload
 
 _VERSION = 1
-"""Of how an elastic student is trained; part of its key."""
+"""Of how elastic students are trained and widths learned; part of their keys."""
 _STARTS = 4
 """Of every level. Four take half a second to find on a small network, eight take three."""
 _CHUNKS = 4
@@ -145,6 +154,33 @@ class Preparing:
         self._artifacts.put(key, self._artifacts.get(met))
         return ElasticResult(key=key, steps=settings.steps, reused=False, seconds=time.monotonic() - began)
 
+    def structure(self, tables: Mapping[str, str]) -> StructureResult:
+        """Learns widths in one training, on one worker."""
+        began, steps = time.monotonic(), self._spec.search.structure.steps
+        levels = tuple(dict(level.limits) for level in self._levels)
+        key = self._structure_key(levels, tables)
+        kept = f"structure/{key}.json"
+        if self._artifacts.has(kept):
+            known = StructureResult.model_validate_json(self._artifacts.get(kept))
+            return known.model_copy(update={"reused": True, "seconds": 0.0})
+        descent = Descent(levels, tables, f"jobs/{self._claim.job_id}/structure", f"structure/{key}")
+        found, way, pace = list[LearnedResult](), list[WayResult](), Pace()
+        for _, word in self._map(narrow, [descent]):
+            if isinstance(word, LearnedResult):
+                found.append(word)
+            elif isinstance(word, WayResult):
+                way.append(word)
+                self._note("PROGRESS", phase="structure", done=word.step, total=steps, **word.model_dump())
+            elif pace.due():
+                self._note("PROGRESS", phase="structure", done=word, total=steps)
+        if len(found) < len(levels):
+            raise self._ended_early()
+        result = StructureResult(
+            levels=tuple(found), way=tuple(way), steps=steps, reused=False, seconds=time.monotonic() - began
+        )
+        self._artifacts.put(kept, result.model_dump_json().encode())
+        return result
+
     @property
     def _artifacts(self) -> Artifacts:
         return self._workload.artifacts
@@ -178,6 +214,21 @@ class Preparing:
             return Focus(levels, (), tables)
         known = starts(self._costs, self._levels) if plan is None else plan.known(self._costs.space)
         return Focus(levels, tuple(start.candidate.as_dict() for start in known), tables)
+
+    def _structure_key(self, levels: Sequence[Mapping[str, int]], tables: Mapping[str, str]) -> str:
+        search = self._spec.search
+        decides = {
+            "version": _VERSION,
+            "teacher": self._workload.teacher,
+            "data": [self._workload.info.key, search.views, search.seed],
+            "space": self._costs.space.key,
+            "structure": search.structure.model_dump(mode="json", exclude={"every"}),
+            "distill": self._spec.distiller("search").model_dump(mode="json"),
+            "levels": list(levels),
+            "tables": dict(tables),
+            "device": self._workload.device(),
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
 
     def _elastic_key(self, focus: Focus, streams: int) -> str:
         search, space = self._spec.search, self._costs.space

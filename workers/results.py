@@ -120,6 +120,51 @@ class ElasticResult(Result):
     seconds: float
 
 
+class LearnedResult(Result):
+    """The widths learned for one level."""
+
+    alive: Mapping[str, int]
+    """Channels alive at the end of its training, by width site."""
+    cost: Cost
+    """Of those, in the limited metrics."""
+    choices: Mapping[str, int]
+    """The nearest candidate within the budget."""
+    weights: str
+    """Key of the artifact with the network to graft from."""
+
+
+class WayResult(Result):
+    """Where the learning stood: what of the cost in `metric` fell to each block, '' being what no width changes."""
+
+    step: int
+    strength: float
+    """Of the regulariser."""
+    metric: str
+    blocks: Mapping[str, int]
+
+
+class StructureResult(Result):
+    levels: tuple[LearnedResult, ...]
+    way: tuple[WayResult, ...]
+    steps: int
+    reused: bool
+    """Whether an earlier job has learned them."""
+    seconds: float
+
+    def known(self, space: Space) -> list[Start]:
+        """As a strategy takes them; a network of two levels once."""
+        found: dict[str, Start] = {}
+        for level, one in enumerate(self.levels):
+            start = Start(space.candidate(one.choices), level, "learned")
+            found.setdefault(start.candidate.key, start)
+        return list(found.values())
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """One key a level."""
+        return tuple(level.weights for level in self.levels)
+
+
 class SearchResult(Result):
     finalists: tuple[str, ...]
     """Ids of the trials that may go on to long training, best first; with levels, those of all of them."""

@@ -15,6 +15,7 @@ from search.spec import Schedule
 from search.training import Stretch
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
 from workers.desk import Desk
+from workers.narrowing import learned_of
 from workers.rounds import elastic_of
 from workers.scores import keep
 from workers.shelves import library_of
@@ -89,6 +90,8 @@ def _donor(desk: Desk, workload: Workload) -> Grafting:
         return library_of(found, workload, workload.library)
     if workload.elastic is not None:
         return elastic_of(found, workload, workload.elastic)
+    if workload.structure:
+        return learned_of(found, workload, workload.structure)
     if desk.spec.search.weights == "scratch":
         return Scratch(found, desk.spec.search.seed)
     return found

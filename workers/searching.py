@@ -15,7 +15,7 @@ from workers.backends.base import Backend
 from workers.finals import Hopeless, named
 from workers.ports import Phase
 from workers.repeats import InTurn, RepeatsSession, chosen
-from workers.results import PlanResult, SearchResult
+from workers.results import PlanResult, SearchResult, StructureResult
 from workers.sessions import SearchSession, Watch
 from workers.setting import Setting
 from workers.steady import SteadySession
@@ -104,7 +104,11 @@ class Searching:
         """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
         costs, levels = self._setting.costs, self._setting.levels
         plan = self._setting.known(Phase.PLAN, PlanResult)
+        learned = self._setting.known(Phase.STRUCTURE, StructureResult)
         first = plan.known(costs.space) if plan else starts(costs, levels)
+        if learned:
+            first = list({one.candidate.key: one for one in [*first, *learned.known(costs.space)]}.values())
+            first.sort(key=lambda one: one.kind != "learned")
         try:
             tighter = tuple(tightened(level, factors, costs.bounds()) for level in levels)
             strategy = self._setting.recipe.open_strategy(costs, tighter, within(costs, tighter, first))

@@ -19,7 +19,7 @@ from search.teachers.weights import load_weights
 from search.training import Pupil
 from search.trial import Trial
 from workers.ports import Artifacts, Claim, Ledger, Phase
-from workers.results import ElasticResult, LibraryResult, Result, SurveyResult, TeacherResult
+from workers.results import ElasticResult, LibraryResult, Result, StructureResult, SurveyResult, TeacherResult
 from workers.scores import Scores
 from workers.teaching import training_arrays
 from workers.timing import read_table
@@ -82,6 +82,8 @@ class Setting:
             return replace(self._workload, library=library.index)
         if elastic := self.known(Phase.ELASTIC, ElasticResult):
             return replace(self._workload, elastic=elastic.key)
+        if self.recipe.spec.search.weights == "structure" and (learned := self.known(Phase.STRUCTURE, StructureResult)):
+            return replace(self._workload, structure=learned.weights)
         return self._workload
 
     @cached_property
@@ -110,6 +112,8 @@ class Setting:
             donor = library.index
         elif elastic := self.known(Phase.ELASTIC, ElasticResult):
             donor = elastic.key
+        elif donor == "structure" and (learned := self.known(Phase.STRUCTURE, StructureResult)):
+            donor = " ".join(learned.weights)
         space, dataset = self.survey.space, self.recipe.info.key
         return Scores(self.artifacts, spec, space, self.teacher.weights, dataset, donor)
 

@@ -34,6 +34,8 @@ class Workload:
     """Key of the index of the library, where students are grafted from it."""
     elastic: str | None = None
     """Key of the elastic student's weights, where students are cut from those."""
+    structure: tuple[str, ...] = ()
+    """Keys of the networks whose widths were learned, one a level, where students are cut from those."""
 
     def device(self) -> str:
         return "cuda" if read_spec(self.spec).resources.gpus_per_trial else "cpu"

@@ -92,7 +92,13 @@ def _news(board: Board, phase: Phase) -> str:
     return "" if station.result is None else _prepared(phase, station.result)
 
 
-_UNITS = {Phase.TEACHER: "epochs", Phase.LIBRARY: "entries", Phase.ELASTIC: "steps", Phase.FINALISTS: "steps"}
+_UNITS = {
+    Phase.TEACHER: "epochs",
+    Phase.LIBRARY: "entries",
+    Phase.ELASTIC: "steps",
+    Phase.STRUCTURE: "steps",
+    Phase.FINALISTS: "steps",
+}
 
 
 def _prepared(phase: str, result: Mapping[str, Any]) -> str:
@@ -104,7 +110,11 @@ def _prepared(phase: str, result: Mapping[str, Any]) -> str:
             return ", ".join(f"{result[how]:,} {how}" for how in ("trained", "reused") if result[how])
         case Phase.PLAN:
             return plural(len(result["starts"]), "start")
-        case Phase.ELASTIC:
+        case Phase.STRUCTURE if not result["reused"]:
+            return ", ".join(
+                f"{amount(value)} {metric}" for level in result["levels"] for metric, value in level["cost"].items()
+            )
+        case Phase.ELASTIC | Phase.STRUCTURE:
             return "reused" if result["reused"] else plural(result["steps"], "step")
     return ""
 
@@ -185,6 +195,9 @@ def event_line(event: Happened, spec: Any) -> str | None:
             return f"{data['phase']}: begun"
         case "PHASE_FINISHED":
             return f"{data['phase']}: done{_outcome(data['phase'], data['result'], spec)}"
+        case "PROGRESS" if "blocks" in data:
+            alive = sum(data["blocks"].values())
+            return f"{data['phase']}: {data['done']:,} of {data['total']:,}, {amount(alive)} {data['metric']} alive"
         case "PROGRESS" if "done" in data:
             return f"{data['phase']}: {data['done']:,} of {data['total']:,}"
         case "TRIAL_SCORED":

@@ -405,3 +405,26 @@ def test_nsga2_can_look_for_a_front_by_itself() -> None:
     again.tell(trial)
     assert again.ask() is not None
     assert spread["macs",] < spread[()] / 2
+
+
+class TestStructure:
+    def test_it_looks_around_what_was_learned_for_each_level(self) -> None:
+        learned = [SPACE.candidate({"a": width, "block": 1, "b": width, "c": width}) for width in (12, 8)]
+        starts = [Start(candidate, level, "learned") for level, candidate in enumerate(learned)]
+        strategy = Catalog().make("strategies", Pick(name="structure"))
+        strategy.open(SPACE, 0, [*starts, Start(SPACE.full(), 0, "uniform")])
+        for level in (0, 1, 0, 1):
+            proposal = strategy.ask()
+            assert proposal.level == level
+            moved = [one for one, other in zip(proposal.candidate, learned[level], strict=True) if one != other]
+            assert 1 <= len(moved) <= 2
+
+    def test_it_may_stop_at_what_was_learned(self) -> None:
+        strategy = Catalog().make("strategies", Pick(name="structure", options={"neighbours": False}))
+        start = Start(SPACE.least(), 0, "learned")
+        started = Started(strategy)
+        started.open(SPACE, 0, [start])
+        first = started.ask()
+        assert first is not None
+        assert first.candidate == start.candidate
+        assert started.ask() is None

@@ -219,15 +219,16 @@ def test_a_deterministic_job_promotes_nobody_before_all_are_scored(finished: tup
     assert told == [0, 0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("weights", ["library", "elastic"])
+@pytest.mark.parametrize("weights", ["library", "elastic", "structure"])
 def test_students_may_begin_with_better_weights_than_slices(finished: tuple[House, str], weights: str) -> None:
     """What is made for them is on record before the search."""
     document = small_spec(space={"divisor": 1, "steps": 2}).model_dump(mode="json")
     document["search"] |= {"weights": weights, "trials": 2, "rungs": [0]}
     document["search"]["library"] |= {"steps": 1, "coupled_steps": 1, "images": 64}
     document["search"]["elastic"] |= {"steps": 4, "every": 2}
+    document["search"]["structure"] |= {"steps": 4}
     house, job = as_far_as(finished[0], Phase.FINALISTS, JobSpec.model_validate(document))
-    made = {"library": [Phase.LIBRARY, Phase.PLAN], "elastic": [Phase.ELASTIC]}[weights]
+    made = {"library": [Phase.LIBRARY, Phase.PLAN], "elastic": [Phase.ELASTIC], "structure": [Phase.STRUCTURE]}[weights]
     assert list(house.ledger.job(job).phases) == [
         *(Phase.TEACHER, Phase.SURVEY, *made),
         *(Phase.SEARCH, Phase.FINALISTS),

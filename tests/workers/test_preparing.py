@@ -14,6 +14,7 @@ from search.elastic import Elastic
 from search.library import Library, lots
 from search.scratch import Grafting
 from search.spec import JobSpec
+from search.structure import Learned
 from search.surgery import Survey
 from tests.workers.scripted import Calm
 from tests.workers.small_job import small_spec, small_workload
@@ -21,7 +22,7 @@ from workers.backends.inline import InlineBackend
 from workers.memory import MemoryArtifacts
 from workers.ports import Claim
 from workers.preparing import Preparing
-from workers.results import PlanResult
+from workers.results import PlanResult, StructureResult
 from workers.scoring import Scorer
 from workers.shelves import Index, Shelves, library_of
 from workers.workload import Workload
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.timeout(60)
 SEARCH: dict[str, Any] = {
     **small_spec().search.model_dump(mode="json"),
     "library": {"steps": 2, "coupled_steps": 1, "images": 64, "choices": 8},
+    "structure": {"steps": 12, "every": 3, "training": {"batch_size": 16, "learning_rate": 0.05}},
     "elastic": {"steps": 12, "every": 2, "training": {"batch_size": 16, "learning_rate": 0.03}},
 }
 SPACE = {"divisor": 1, "steps": 2}
@@ -224,3 +226,50 @@ class TestElastic:
             for number, (budget, given) in enumerate([("50%", None), ("50%", plan), ("30%", None)])
         }
         assert len(keys) == 3
+
+
+class TestStructure:
+    def learned(self, place: Workplace, *deaths: int) -> tuple[StructureResult, MemoryArtifacts]:
+        artifacts, spec = (
+            MemoryArtifacts(),
+            job().model_copy(update={"budget": small_spec(budget={"macs": ["60%", "40%"]}).budget}),
+        )
+        artifacts._files |= place.artifacts._files
+        for death in deaths:
+            with pytest.raises(PowerCut):
+                place.preparing(spec, dies_after=death, artifacts=artifacts).structure({})
+        found = place.preparing(spec, artifacts=artifacts).structure({})
+        again = place.preparing(spec, artifacts=artifacts, name="another").structure({})
+        assert again == found.model_copy(update={"reused": True, "seconds": 0.0})
+        return found, artifacts
+
+    def test_drivers_that_die_leave_no_trace_in_what_is_learned(self, place: Workplace) -> None:
+        """Every death comes at another word; what was said before the checkpoint is said once in the end."""
+        whole, artifacts = self.learned(place)
+        mended, others = self.learned(place, 1, 3, 5)
+        assert mended.model_copy(update={"seconds": whole.seconds}) == whole
+        assert all(artifacts.get(key) == others.get(key) for key in whole.weights)
+        assert [way.step for way in whole.way] == sorted({way.step for way in whole.way})
+        assert whole.way[-1].step == 12
+
+    def test_there_is_a_start_for_every_level_and_a_network_to_graft_from(self, place: Workplace) -> None:
+        found, artifacts = self.learned(place)
+        starts = found.known(place.survey.space)
+        assert [(start.level, start.kind) for start in starts] == [(0, "learned"), (1, "learned")]
+        costs = place.survey.costs([start.candidate for start in starts])["macs"] / place.survey.cost["macs"]
+        assert 0.3 < costs[1] <= 0.4 < costs[0] <= 0.6
+        donor = grafting(replace(place.workload, artifacts=artifacts, structure=found.weights))
+        assert isinstance(donor, Learned)
+        for start in starts:
+            mine, cut = (one.graft(start.candidate).state_dict() for one in (donor, place.survey))
+            assert {name: tensor.shape for name, tensor in mine.items()} == {
+                name: tensor.shape for name, tensor in cut.items()
+            }
+            assert any(not torch.equal(mine[name], tensor) for name, tensor in cut.items())
+
+    def test_progress_says_what_the_blocks_cost(self, place: Workplace) -> None:
+        place.notes.clear()
+        found, _ = self.learned(place)
+        told = [note for note in place.notes if "blocks" in note]
+        assert [note["step"] for note in told] == [way.step for way in found.way]
+        assert sum(told[-1]["blocks"].values()) == pytest.approx(found.levels[-1].cost["macs"], abs=len(found.way) + 8)
