@@ -22,6 +22,7 @@ from service.deps import Asking
 from service.description import describe
 from service.door import Door, SameOrigin
 from service.metrics import Metrics
+from service.oidc import Provider
 from service.problems import HANDLERS
 from service.routes import accounts, catalog, events, probes
 from service.routes import artifacts as artifact_routes
@@ -74,6 +75,7 @@ def create_app(
     )
     app.state.settings, app.state.record, app.state.artifacts = settings, record, artifacts
     app.state.asking, app.state.throttle = Asking(checker), Throttle(settings.key_rate, settings.key_burst)
+    app.state.provider = _provider(settings)
     app.state.metrics, app.state.schema_version = metrics, schema_version
     app.state.draining = draining or threading.Event()
     app.state.streams = events.Streams(settings.event_streams)
@@ -89,3 +91,15 @@ def create_app(
         app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
+
+
+def _provider(settings: Settings) -> Provider | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    return Provider(
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        tenant_claim=settings.oidc_tenant_claim,
+        scope_claim=settings.oidc_scope_claim,
+        scopes=settings.oidc_scopes,
+    )

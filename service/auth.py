@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service.oidc import Provider, ProviderUnavailable, TokenRefused
 from service.problems import Refusal, request_id
 from service.settings import Settings
 from service.store.ports import DEFAULT, Caller, Record, Scope
 from service.throttle import Throttle
 
+logger = logging.getLogger("stillhouse.api")
+
+_LONGEST_SUBJECT = 255
 SETTINGS_KEY = "settings"
 """The actor who bears the key of STILLHOUSE_API_KEY."""
 ANYONE = "anyone"
@@ -21,8 +26,8 @@ ANYONE = "anyone"
 
 _bearer = HTTPBearer(
     scheme_name="apiKey",
-    description="A key, as `stillhouse keys create` prints it. The scopes are `read`, `submit` and `admin`, each good "
-    "for what those before it are.",
+    description="A key, as `stillhouse keys create` prints it, or a token of the operator's identity provider. "
+    "The scopes are `read`, `submit` and `admin`, each good for what those before it are.",
     auto_error=False,
 )
 
@@ -75,8 +80,30 @@ def _bearer_of(request: Request, settings: Settings, secret: str) -> Caller | No
     if ours is not None and hmac.compare_digest(secret.encode(), ours.get_secret_value().encode()):
         return Caller(DEFAULT, SETTINGS_KEY, Scope.ADMIN, request_id(request))
     record: Record = request.app.state.record
+    provider: Provider | None = request.app.state.provider
+    if provider is not None and secret.count(".") == 2:  # as in every JWT, and in no key of ours
+        return _known_by(provider, record, secret, request_id(request))
     key = record.holder(secret)
     return None if key is None else Caller(key.tenant, key.id, key.scope, request_id(request))
+
+
+def _known_by(provider: Provider, record: Record, token: str, request_id: str) -> Caller | None:
+    try:
+        identity = provider.identify(token)
+    except TokenRefused as error:
+        logger.info("%s: %s", request_id, error)
+        return None
+    except ProviderUnavailable as error:
+        raise Refusal(error.code, error.message) from error
+    if identity.scope is None:
+        raise Refusal("FORBIDDEN", "The token is valid, and none of its words stands for a scope of this server.")
+    if not _decent(identity.tenant) or not record.has_tenant(identity.tenant):
+        raise Refusal("FORBIDDEN", "The token is valid, and names no tenant of this server; have its operator make it.")
+    return Caller(identity.tenant, f"oidc:{identity.subject[:_LONGEST_SUBJECT]}", identity.scope, request_id)
+
+
+def _decent(name: str) -> bool:
+    return name.isascii() and name.isprintable()
 
 
 async def permit(scopes: SecurityScopes, caller: Annotated[Caller, Depends(authenticate)]) -> None:

@@ -117,6 +117,9 @@ KINDS: Mapping[str, Kind] = {
         500, "A stored file is not what was stored", "Give the operator the id in `instance`; restore the file."
     ),
     "STORE_UNAVAILABLE": Kind(503, "The record cannot be reached", "Try again; nothing was changed.", retryable=True),
+    "IDENTITY_UNAVAILABLE": Kind(
+        503, "The identity provider cannot be reached", "Try again a little later, or use a key.", retryable=True
+    ),
     "BUSY": Kind(503, "The server is busy", "Try again a little later.", retryable=True),
     "NOT_READY": Kind(503, "The server is not ready", "Try again a little later.", retryable=True),
     "STORAGE_FULL": Kind(507, "There is no room left", "Have the operator free some space, then submit again."),

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from search.errors import FieldError, InvalidSpec
+from service.store.ports import Scope
 
 PREFIX = "STILLHOUSE_"
 SHORTEST_KEY = 16
@@ -36,6 +38,12 @@ def _separated(separator: str) -> Callable[[Any], Any]:
         return [part.strip() for part in value.split(separator) if part.strip()] if isinstance(value, str) else value
 
     return split
+
+
+def _pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return {word.strip(): meant.strip() for part in value.split(",") for word, _, meant in [part.rpartition("=")]}
 
 
 def _expanded(path: Any) -> Any:
@@ -89,6 +97,18 @@ class Settings(BaseSettings):
     """A file that holds the key, for those who mount secrets."""
     api_key: SecretStr | None = None
     """A key beside those on record: an admin's, of the tenant `default`."""
+    oidc_issuer: str | None = None
+    """An identity provider whose tokens are taken beside keys, as its discovery document writes it: `https://...`."""
+    oidc_audience: str | None = None
+    """What such a token must name as its audience."""
+    oidc_tenant_claim: str = Field("tenant", min_length=1)
+    """The claim that holds the name of a tenant which there is."""
+    oidc_scope_claim: str = Field("scope", min_length=1)
+    """The claim that holds words for scopes, in a list or separated by blanks."""
+    oidc_scopes: Annotated[dict[str, Scope], NoDecode, BeforeValidator(_pairs)] = Field(
+        default={f"stillhouse:{scope}": scope for scope in Scope}
+    )
+    """Which words stand for which scope: `word=read,word=submit,...`."""
     key_rate: float = Field(500.0, gt=0, le=1_000_000, allow_inf_nan=False)
     """Requests a second that one key may make of one process, and go on making."""
     key_burst: int = Field(1000, ge=1, le=1_000_000)
@@ -146,7 +166,8 @@ class Settings(BaseSettings):
         Refuses to be reachable from elsewhere without a key; `keys` says whether there are any on record.
 
         Raises:
-            InvalidSettings: `host` is not a loopback address and nobody is asked for a key, or there is none.
+            InvalidSettings: `host` is not a loopback address and nobody is asked for a key, or there is none; a key or
+                an identity provider is not to be trusted.
         """
         if not self.loopback and self.auth == "off":
             raise _mistake(
@@ -154,7 +175,9 @@ class Settings(BaseSettings):
                 f"it is `off`, and `{self.host}` can be reached from other machines: whoever reaches this server could "
                 f"use it. Leave {PREFIX}AUTH out, or listen on 127.0.0.1",
             )
-        if not self.loopback and self.api_key is None and not keys:
+        if self.oidc_issuer is not None:
+            self._check_issuer(self.oidc_issuer)
+        if not self.loopback and self.api_key is None and self.oidc_issuer is None and not keys:
             raise _mistake(
                 "host",
                 f"`{self.host}` can be reached from other machines, and there is no key yet; set {PREFIX}API_KEY_FILE "
@@ -163,6 +186,15 @@ class Settings(BaseSettings):
         if self.api_key is not None and len(self.api_key.get_secret_value()) < SHORTEST_KEY:
             raise _mistake(
                 "api_key", f"it has fewer than {SHORTEST_KEY} characters; make one with `openssl rand -base64 32`"
+            )
+
+    def _check_issuer(self, issuer: str) -> None:
+        address = urlsplit(issuer)
+        if address.scheme != "https" and not (address.scheme == "http" and _is_loopback(address.hostname or "")):
+            raise _mistake("oidc_issuer", "it must begin with https://, or anybody could answer in its place")
+        if not self.oidc_audience:
+            raise _mistake(
+                "oidc_audience", "name the audience of tokens for this server, or it would take those of any"
             )
 
 

@@ -13,7 +13,7 @@ from service.store.accounts import SqlAccount, as_key, digest_of
 from service.store.engine import current_revision, reading, writing
 from service.store.jobs import SqlJobs
 from service.store.ports import Caller, Key
-from service.store.tables import in_seconds, jobs, keys, now
+from service.store.tables import in_seconds, jobs, keys, now, tenants
 from workers.ports import JobState
 
 logger = logging.getLogger("stillhouse.record")
@@ -59,6 +59,10 @@ class SqlRecord:
                 connection.execute(update(keys).where(keys.c.id == key_id, stale).values(last_used_at=now()))
         except StoreUnavailable as error:
             logger.warning("that the key %s was used is not on record: %s", key_id, error)  # it may read all the same
+
+    def has_tenant(self, name: str) -> bool:
+        with reading(self._engine) as connection:
+            return connection.execute(select(tenants.c.name).where(tenants.c.name == name)).first() is not None
 
     def counts(self) -> dict[JobState, int]:
         with reading(self._engine) as connection:
