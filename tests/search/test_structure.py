@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,3 +295,35 @@ class TestWay:
 def learner_site(found: Survey) -> int:
     """One of the sites that would be the first to lose channels."""
     return max(found.widths, key=lambda site: found.space.sites[site].full)
+
+
+class TestTimes:
+    """Limits of what is measured: predictions are polynomials too, in fractions of a unit, and rates fall."""
+
+    def test_a_latency_and_a_throughput_are_kept_by_what_a_channel_adds_to_them(self) -> None:
+        found = mobile()
+        counted = found.polynomials
+        time = counted.sums["macs"]
+
+        class Clock:
+            space = found.space
+            polynomials = replace(
+                counted,
+                sums={"latency": time, "throughput": time},
+                peaks={},
+                fractions={"latency": 1000},
+                rates={"throughput": 10**9},
+            )
+
+            def costs_of(self, choices: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
+                return self.polynomials(choices)
+
+        whole = {metric: int(of[0]) for metric, of in Clock().costs_of(found.space.array([found.space.full()])).items()}
+        for limits in ({"latency": whole["latency"] // 2}, {"throughput": 2 * whole["throughput"]}):
+            learner = Learning(found, Clock(), [Budget(limits)], LOSS, FAST)
+            walked(learner, pupil := learner.begin(), FAST.steps)
+            ((metric, limit),) = limits.items()
+            assert learner.note(pupil).cost[metric] == pytest.approx(limit, rel=0.03)
+            assert Budget(limits).holds(learner.note(pupil).cost)
+            chosen = Clock().costs_of(found.space.array([learner.candidate(pupil, 0)]))[metric][0]
+            assert Budget(limits).holds({metric: int(chosen)})
