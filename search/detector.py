@@ -26,7 +26,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import roi_align
 
-from search.suppression import Candidates, Suppression, best, decoded, numbers, picked, reached
+from search.suppression import Candidates, Suppression, best, decoded, numbers, picked, reached, top
 from search.targets import Target, inside, targets_of, told
 
 Shape = tuple[int, int, int]
@@ -188,7 +188,7 @@ class OneStage(Detector):
         parts = []
         for start, stop in self.spans:
             count = min(self.most, (stop - start) * self.classes)
-            values, at = torch.topk(scores[:, start:stop].flatten(1), count, 1)
+            values, at = top(scores[:, start:stop].flatten(1), count)
             chosen = picked(boxes[:, start:stop], at // self.classes)
             parts.append(Candidates(chosen, values, (at % self.classes).float(), count))
         return Candidates.of(parts)
@@ -262,7 +262,7 @@ class Ssd(OneStage):
         boxes = decoded(answers["bbox_regression"], *self._sides(), coder.weights, coder.bbox_xform_clip)
         scores = torch.softmax(answers["cls_logits"], -1)[..., 1:].transpose(1, 2)
         count = min(self.most, len(self.anchors))
-        scores, at = torch.topk(scores, count, 2)
+        scores, at = top(scores, count)
         classes = torch.cumsum(torch.ones_like(scores), 1) - 1
         return Candidates(picked(boxes, at.flatten(1)), scores.flatten(1), classes.flatten(1), count * self.classes)
 
@@ -349,7 +349,7 @@ class TwoStage(Detector):
         middles = boxes[:, :, None, :2] + sides * 0.5
         found = decoded(codes, sides, middles, heads.box_coder.weights, heads.box_coder.bbox_xform_clip)
         count = min(_MOST, self.proposals * self.classes)
-        values, at = torch.topk(scores.flatten(1), count, 1)
+        values, at = top(scores.flatten(1), count)
         chosen = Candidates(picked(found.flatten(1, 2), at), values, (at % self.classes).float(), count)
         chosen = chosen.within(self.size, score=self.least_score, side=_LEAST_SIDE)
         return best(Suppression(heads.nms_thresh, self.size, self.classes, at_once)(chosen), self.found)
@@ -363,7 +363,7 @@ class TwoStage(Detector):
             here = (sides[start:stop], middles[start:stop])
             boxes = decoded(codes, *here, rpn.box_coder.weights, rpn.box_coder.bbox_xform_clip)
             count = min(self.most, stop - start)
-            logits, at = torch.topk(objectness.permute(0, 2, 3, 1).flatten(1), count, 1)
+            logits, at = top(objectness.permute(0, 2, 3, 1).flatten(1), count)
             scores = torch.sigmoid(logits)
             parts.append(Candidates(picked(boxes, at), scores, torch.zeros_like(scores) + level, count))
         found = Candidates.of(parts).within(self.size, score=rpn.score_thresh, side=rpn.min_size)

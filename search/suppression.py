@@ -85,10 +85,19 @@ def numbers(rows: Tensor) -> Tensor:
 def best(found: Candidates, most: int) -> Tensor:
     """`[n, most, 6]`: box, score and group of the best, by falling score; rows of zeros where there are no more."""
     count = min(most, found.count)
-    scores, at = torch.topk(found.scores, count, 1)
+    scores, at = top(found.scores, count)
     boxes, groups = picked(found.boxes, at), torch.gather(found.groups, 1, at)
     rows = torch.cat([boxes, scores[..., None], groups[..., None]], -1) * (scores > 0)[..., None]
     return functional.pad(rows, (0, 0, 0, most - count))
+
+
+def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """
+    The `count` largest of `[..., k]` by falling score, and where they are; of equal ones the first. A detector that is
+    hardly trained has many equal ones, of which `torch.topk` takes any and ONNX's takes the first.
+    """
+    values, at = torch.sort(scores, -1, descending=True)
+    return values[..., :count], at[..., :count]
 
 
 def picked(boxes: Tensor, at: Tensor) -> Tensor:

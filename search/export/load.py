@@ -27,8 +27,8 @@ ROOMS |= {"torch.nn.functional": nn.functional, "torchvision.ops": ops}
 ALLOWED = {
     "operator": "add and_ floordiv ge getitem gt iadd imul isub itruediv matmul mod mul neg pow sub truediv",
     "torch": "abs add cat channel_shuffle chunk clamp concat cumsum div exp flatten floor gather index_fill log2 "
-    "matmul maximum mean minimum mul ones_like permute pow relu reshape rsqrt sigmoid softmax split sqrt squeeze stack "
-    "sub sum tanh topk transpose unsqueeze zeros_like",
+    "matmul maximum mean minimum mul ones_like permute pow relu reshape rsqrt sigmoid softmax sort split sqrt squeeze "
+    "stack sub sum tanh transpose unsqueeze zeros_like",
     "torch.Tensor": "abs add add_ chunk clamp clamp_ contiguous dim div div_ exp expand expand_as flatten float matmul "
     "mean mul mul_ permute pow relu relu_ repeat reshape sigmoid size softmax split sqrt squeeze sub sub_ sum tanh "
     "transpose unflatten unsqueeze view view_as",
