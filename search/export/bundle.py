@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,7 +18,7 @@ from search.detector import Detector
 from search.errors import WeightsError
 from search.export import load
 from search.export.architecture import VERSION, describe
-from search.export.detecting import Detecting, difference, finds, provoked
+from search.export.detecting import Detecting, difference, finds, provoked, restless
 from search.export.onnx import answers, write_onnx
 from search.export.verify import batches, bundle_answers, deviation, student_answers
 
@@ -73,9 +74,9 @@ def write_bundle(
     """
     student = copy.deepcopy(student).cpu().eval()
     example = example.detach().cpu()
-    questions, compare, answer, before = batches(example), deviation, "logits", dict[str, float]()
+    questions, answer, before = batches(example), "logits", dict[str, float]()
     if isinstance(student, Detector):
-        compare, answer = difference, "detections"
+        answer = "detections"
         random = {name: provoked(student, images) for name, images in questions.items() if name != "example"}
         questions |= random
         if student.least_score >= 0 and not any(finds(student, images).any() for images in questions.values()):
@@ -88,6 +89,9 @@ def write_bundle(
     document["input"] |= {"shape": list(example.shape[1:]), "mean": list(mean), "std": list(std)}
     document["output"] |= {"classes": list(classes), "answer": answer}
     expected = student_answers(student, questions)
+    compare: Callable[..., float] = deviation
+    if isinstance(student, Detecting):
+        compare = partial(difference, alone=restless(student, questions, expected))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unverified-", dir=folder) as name:
         draft = Path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torchvision.ops import box_iou
 
 from search.detector import Detector, Ssd, TwoStage
 from search.errors import VerificationFailed
+from search.export.verify import student_answers
 
 LEAST_OVERLAP = 0.999
 """Of a box and its counterpart, intersection over union; or"""
@@ -23,6 +25,11 @@ Largest share of boxes, over all batches, without a counterpart. Two forms round
 where a score or an overlap is that near to a threshold, or two scores are to each other at a limit, a box comes or
 goes, and with it what it suppresses. That is rare; whatever else goes wrong moves every box.
 """
+MOST_ALONE = 0.9
+"""The same of a detector that is hardly trained: where many scores are equal but for rounding, rounding decides."""
+_ROUNDING = 3e-7
+"""How differently a layer's outputs are rounded, as a share of their mean size, to see what that does."""
+_TRIES = 3
 _STEPS = 20
 _BEST, _LIKELY = 8, 4.0
 """So many logits of an image are raised, up to there."""
@@ -80,32 +87,71 @@ def _logits(detector: Detector, images: Tensor) -> list[Tensor]:
     return [(logits + answers.get("bbox_ctrness", 0)).flatten(1)]
 
 
-def difference(form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+def restless(student: Detecting, questions: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """
-    The largest difference of scores between boxes `[n, found, 6]`, over all batches. Their order does not matter: a
-    box's counterpart is of the same class and image, and fits best.
+    The share of boxes that may be without a counterpart in another form of the student: twice the share that comes or
+    goes when its own layers round otherwise, at least `ALONE` and at most `MOST_ALONE`.
+    """
+    generator, worst = torch.Generator().manual_seed(0), 0.0
 
-    Raises:
-        VerificationFailed: more than a share of `ALONE` has no counterpart, or the shapes differ.
-    """
+    def rounded(module: nn.Module, given: object, answer: Tensor) -> Tensor:
+        return answer + _ROUNDING * answer.abs().mean() * torch.randn(answer.shape, generator=generator)
+
+    layers = [module for module in student.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(rounded) for layer in layers]
+    try:
+        for _ in range(_TRIES):
+            compared = _compared(expected, student_answers(student, questions))
+            worst = max(worst, compared.lonely / max(compared.boxes, 1))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return min(MOST_ALONE, max(ALONE, 2 * worst))
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Of so many `boxes` on both sides those without counterpart, and the largest difference of the others' scores."""
+
+    boxes: int
+    lonely: int
+    largest: float
+
+
+def _compared(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> _Compared:
     largest, lonely, boxes = 0.0, 0, 0
     for name, batch in expected.items():
-        if found[name].shape != batch.shape:
-            raise VerificationFailed(
-                f"{form}: detections are {list(found[name].shape)}, the student's {list(batch.shape)} ({name} batch)"
-            )
         for ones, others in zip(batch, found[name], strict=True):
             ones, others = (rows[rows[:, 4] > 0] for rows in (ones, others))
             pairs = _pairs(ones, others)
             boxes += len(ones) + len(others)
             lonely += len(ones) + len(others) - 2 * len(pairs)
             largest = max([largest, *((ones[one, 4] - others[other, 4]).abs().item() for one, other in pairs)])
-    if lonely > ALONE * boxes:
+    return _Compared(boxes, lonely, largest)
+
+
+def difference(
+    form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, alone: float = ALONE
+) -> float:
+    """
+    The largest difference of scores between boxes `[n, found, 6]`, over all batches. Their order does not matter: a
+    box's counterpart is of the same class and image, and fits best.
+
+    Raises:
+        VerificationFailed: more than a share of `alone` has no counterpart, or the shapes differ.
+    """
+    for name, batch in expected.items():
+        if found[name].shape != batch.shape:
+            raise VerificationFailed(
+                f"{form}: detections are {list(found[name].shape)}, the student's {list(batch.shape)} ({name} batch)"
+            )
+    compared = _compared(expected, found)
+    if compared.lonely > alone * compared.boxes:
         raise VerificationFailed(
-            f"{form}: {lonely} of {boxes} boxes have no counterpart of the same class that overlaps by "
-            f"{LEAST_OVERLAP:g} and whose score differs by no more than {TOLERANCE:g}"
+            f"{form}: {compared.lonely} of {compared.boxes} boxes have no counterpart of the same class that overlaps "
+            f"by {LEAST_OVERLAP:g} and whose score differs by no more than {TOLERANCE:g}"
         )
-    return largest
+    return compared.largest
 
 
 def _pairs(ones: Tensor, others: Tensor) -> list[tuple[int, int]]:

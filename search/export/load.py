@@ -27,11 +27,11 @@ ROOMS |= {"torch.nn.functional": nn.functional, "torchvision.ops": ops}
 ALLOWED = {
     "operator": "add and_ floordiv ge getitem gt iadd imul isub itruediv matmul mod mul neg pow sub truediv",
     "torch": "abs add cat channel_shuffle chunk clamp concat cumsum div exp flatten floor gather index_fill log2 "
-    "matmul maximum mean minimum mul ones_like permute pow relu reshape rsqrt sigmoid softmax sort split sqrt squeeze "
-    "stack sub sum tanh transpose unsqueeze zeros_like",
-    "torch.Tensor": "abs add add_ chunk clamp clamp_ contiguous dim div div_ exp expand expand_as flatten float matmul "
-    "mean mul mul_ permute pow relu relu_ repeat reshape sigmoid size softmax split sqrt squeeze sub sub_ sum tanh "
-    "transpose unflatten unsqueeze view view_as",
+    "matmul maximum mean minimum mul ones_like permute pow relu reshape rsqrt sigmoid softmax split sqrt squeeze stack "
+    "sub sum tanh topk transpose unsqueeze zeros_like",
+    "torch.Tensor": "abs add add_ chunk clamp clamp_ contiguous dim div div_ double exp expand expand_as flatten float "
+    "matmul mean mul mul_ permute pow relu relu_ repeat reshape sigmoid size softmax split sqrt squeeze sub sub_ sum "
+    "tanh transpose unflatten unsqueeze view view_as",
     "torch.nn": "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d BatchNorm1d BatchNorm2d ChannelShuffle ConstantPad2d "
     "Conv2d ConvTranspose2d Dropout Dropout1d Dropout2d ELU Flatten GELU GroupNorm Hardsigmoid Hardswish Hardtanh "
     "Identity InstanceNorm2d LayerNorm LeakyReLU Linear LocalResponseNorm LogSoftmax MaxPool2d Mish PReLU "

@@ -14,9 +14,10 @@ from search.errors import VerificationFailed, WeightsError
 from search.export import load
 from search.export.architecture import describe
 from search.export.bundle import read_bundle, write_bundle
-from search.export.detecting import Detecting, difference, provoked
+from search.export.detecting import ALONE, Detecting, difference, provoked, restless
 from search.export.onnx import answers
 from search.spec import SpaceSpec
+from search.suppression import top
 from search.surgery import survey
 from tests.search.detectors import FAMILIES, images, small
 
@@ -88,6 +89,29 @@ def test_of_many_boxes_a_few_may_be_alone() -> None:
     assert difference("onnx", rows(*many), rows(*many[:-2], [0.0] * 6, [0.0] * 6)) == 0
     with pytest.raises(VerificationFailed, match="5 of 195"):
         difference("onnx", rows(*many), rows(*many[:-5], *[[0.0] * 6] * 5))
+
+
+def test_of_equal_scores_the_first_come_first() -> None:
+    """As ONNX has it, and `torch.topk` has not."""
+    scores = torch.tensor([[0.5, 0.7, 0.5, 0.7, 0.5] * 40])
+    values, at = top(scores, 82)
+    assert values.tolist() == [[*[scores[0, 1].item()] * 80, 0.5, 0.5]]
+    assert at[0].tolist() == [*[5 * row + place for row in range(40) for place in (1, 3)], 0, 2]
+
+
+def test_where_rounding_decides_what_is_found_more_boxes_may_be_alone() -> None:
+    """Of a head without weights all scores are equal, and any box is as good as another."""
+    questions, allowed = {"three": images(3)}, []
+    for weights in (1, 0):
+        detector = small("retinanet").eval()
+        with torch.no_grad():
+            detector.head.classification_head.cls_logits.weight.mul_(weights)
+            student = Detecting(detector)
+            allowed.append(restless(student, questions, {"three": student(images(3))}))
+    assert allowed[0] == ALONE
+    assert allowed[1] > 0.5
+    two = [[4, 4, 20, 30, 0.5, 1], [40, 4, 60, 30, 0.5, 0]]
+    assert difference("onnx", rows(*two), rows([50, 50, 60, 60, 0.5, 1], two[1]), alone=0.5) == 0
 
 
 def test_boxes_without_area_are_matched_where_they_lie() -> None:
