@@ -53,7 +53,7 @@ def narrow(descent: Descent, workload: Workload) -> Iterator[int | WayResult | L
     if artifacts.has(kept):
         pupil.restore(artifacts.get(kept))
         words = _until(_read(artifacts.get(told)), pupil.step, learning.ends)
-        yield from words
+        yield from _said(words)
     source = placed(desk.train)
     material = Material.of(desk.survey, source, desk.spec.search.views, spec.steps, device, desk.spec.search.seed)
     stops = sorted({*range(spec.every, spec.steps, spec.every), *learning.ends})
@@ -79,7 +79,7 @@ def narrow(descent: Descent, workload: Workload) -> Iterator[int | WayResult | L
         words += fresh
         artifacts.put(told, json.dumps([word.model_dump(mode="json") for word in words]).encode())
         artifacts.put(kept, pupil.checkpoint())
-        yield from fresh
+        yield from _said(fresh)
 
 
 def learned_of(survey: Survey, workload: Workload, keys: Sequence[str]) -> Learned:
@@ -105,6 +105,12 @@ def _way(learning: Learning, pupil: Pupil) -> WayResult:
 def _read(told: bytes) -> list[WayResult | LearnedResult]:
     kinds: Mapping[bool, type[WayResult | LearnedResult]] = {True: WayResult, False: LearnedResult}
     return [kinds["step" in word].model_validate(word) for word in json.loads(told)]
+
+
+def _said(words: Sequence[WayResult | LearnedResult]) -> Iterator[WayResult | LearnedResult]:
+    """One after the other. Ray sends to the generators that it walks, and a list's iterator takes nothing."""
+    for word in words:  # noqa: UP028
+        yield word
 
 
 def _until(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from tests.workers.scripted import Calm
 from tests.workers.small_job import small_spec, small_workload
 from workers.backends.inline import InlineBackend
 from workers.memory import MemoryArtifacts
+from workers.narrowing import Descent, narrow
 from workers.ports import Claim
 from workers.preparing import Preparing
-from workers.results import PlanResult, StructureResult
+from workers.results import LearnedResult, PlanResult, StructureResult, WayResult
 from workers.scoring import Scorer
 from workers.shelves import Index, Shelves, library_of
 from workers.workload import Workload
@@ -266,6 +268,20 @@ class TestStructure:
                 name: tensor.shape for name, tensor in cut.items()
             }
             assert any(not torch.equal(mine[name], tensor) for name, tensor in cut.items())
+
+    def test_it_is_walked_as_ray_walks_it(self, place: Workplace) -> None:
+        """By sending; first from the beginning, then from where it ended, with all its words to be said again."""
+        artifacts = MemoryArtifacts()
+        artifacts._files |= place.artifacts._files
+        for _ in range(2):
+            words = narrow(
+                Descent(({"macs": 10**6},), {}, "folder", "weights"), replace(place.workload, artifacts=artifacts)
+            )
+            said = [next(words)]
+            with suppress(StopIteration):
+                while True:
+                    said.append(words.send(True))
+            assert [type(word) for word in said[-2:]] == [WayResult, LearnedResult]
 
     def test_progress_says_what_the_blocks_cost(self, place: Workplace) -> None:
         place.notes.clear()
