@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, delete, insert, text
 
 from service.store.engine import connect, migrate
 from service.store.jobs import SqlJobs
@@ -85,7 +85,10 @@ def _migrated(postgres_server: str) -> Iterator[Engine]:
 def postgres(_migrated: Engine) -> Engine:
     """A migrated Postgres with nothing in it but the tenant `default`."""
     with _migrated.begin() as connection:
-        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)}"))
+        # Quicker than TRUNCATE for a few rows; a replica looks neither at references nor at the audit's trigger.
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        for table in metadata.tables.values():
+            connection.execute(delete(table))
         connection.execute(insert(tenants).values(name=DEFAULT, created_at=now()))
     return _migrated
 

@@ -77,7 +77,9 @@ def _ready(terminal: Terminal, settings: Settings, url: str) -> None:
     key = "nobody is asked for a key" if settings.auth == "off" else "clients must send a key"
     terminal.say(f"Stillhouse answers at {url} ({key})", "bold")
     terminal.say(f"record {settings.database}, trials on {_engine(settings)}. Ctrl+C ends it; jobs go on.", "dim")
-    terminal.hint("submit a job", f"STILLHOUSE_URL={url} stillhouse submit examples/quickstart.yaml")
+    usual = settings.home == Settings.model_fields["home"].get_default().expanduser()
+    where = f"STILLHOUSE_URL={url}" + ("" if usual else f" STILLHOUSE_HOME={settings.home}")  # where the key is found
+    terminal.hint("submit a job", f"{where} stillhouse submit examples/quickstart.yaml")
 
 
 def _made(terminal: Terminal, settings: Settings, secret: str) -> None:

@@ -164,7 +164,7 @@ def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:
 
 
 def keys_table(keys: Iterable[KeyDocument]) -> RenderableType:
-    table = _table("key", "tenant", "scope", "name", "made", "expires", "last used", whole=("key", "tenant"))
+    table = _table("key", "tenant", "scope", "name", "made", "expires", "last used", whole=("key", "expires"))
     for key in keys:
         ends = Text("revoked", "yellow") if key.revoked_at else Text(_day(key.expires_at) or "never")
         table.add_row(key.id, key.tenant, key.scope, key.name, _day(key.created_at), ends, _day(key.last_used_at))

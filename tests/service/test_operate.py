@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable
@@ -32,8 +33,15 @@ Shell = Callable[..., Result]
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path))
+def home(_migrated_file: Path, tmp_path: Path) -> Path:
+    """A server's home in which nobody has done anything yet."""
+    shutil.copy(_migrated_file, tmp_path / "stillhouse.db")
+    return tmp_path
+
+
+@pytest.fixture
+def shell(home: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("STILLHOUSE_HOME", str(home))
     monkeypatch.setenv("STILLHOUSE_URL", "http://127.0.0.1:9")  # no server is needed for any of this
 
     def run(*words: str) -> Result:
@@ -119,13 +127,13 @@ def test_what_cannot_be_done_is_said_with_a_remedy(shell: Shell, words: tuple[st
     assert said in answer.stderr
 
 
-def test_a_server_lays_a_key_for_its_machine_and_keeps_to_it(tmp_path: Path) -> None:
-    settings, shown = Settings(home=tmp_path), list[str]()
+def test_a_server_lays_a_key_for_its_machine_and_keeps_to_it(home: Path) -> None:
+    settings, shown = Settings(home=home), list[str]()
     record, _ = _opened(settings)
     _lay_key(settings, record, shown.append)
-    file = tmp_path / "api-key"
+    file = home / "api-key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert shown == [latchkey.kept_in(tmp_path)]
+    assert shown == [latchkey.kept_in(home)]
     found = record.holder(shown[0])
     assert found is not None
     assert (found.tenant, found.scope) == ("default", Scope.ADMIN)
@@ -138,11 +146,11 @@ def test_a_server_lays_a_key_for_its_machine_and_keeps_to_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("given", [{"auth": "off"}, {"api_key": "k" * 32}, {"host": "0.0.0.0"}])  # noqa: S104
-def test_no_key_is_laid_where_none_is_needed_or_others_come_in(tmp_path: Path, given: dict[str, Any]) -> None:
-    settings = Settings(home=tmp_path, **given)
+def test_no_key_is_laid_where_none_is_needed_or_others_come_in(home: Path, given: dict[str, Any]) -> None:
+    settings = Settings(home=home, **given)
     record, _ = _opened(settings)
     _lay_key(settings, record, pytest.fail)
-    assert not (tmp_path / "api-key").exists()
+    assert not (home / "api-key").exists()
 
 
 def test_the_key_is_not_shown_to_what_may_be_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
