@@ -405,7 +405,7 @@ class Structuring(Course):
 class Learned:
     """
     Networks whose widths were learned, one a level, to graft from. A candidate gets its slice of that one whose widths
-    are nearest to its own, by the mean of the ratios.
+    are nearest to its own, by their ratios.
     """
 
     def __init__(self, survey: Survey, snapshots: Sequence[bytes]) -> None:
