@@ -57,3 +57,14 @@ def test_threads_share_one_bucket() -> None:
     throttle = Throttle(0.001, 30)
     assert sum(throttle.take("a").wait == 0 for _ in range(1)) == 1
     assert sum(found.wait == 0 for found in in_threads(50, lambda _: throttle.take("a"))) == 29
+
+
+def test_buckets_that_are_full_again_are_forgotten_and_others_are_not() -> None:
+    clock = Clock()
+    throttle = Throttle(1.0, 2, clock, most=3)
+    for key in ("a", "b", "c"):
+        throttle.take(key)
+    clock.now += 1
+    assert [throttle.take("busy").wait for _ in range(3)] == [0, 0, 1]
+    assert throttle._buckets.keys() == {"busy"}
+    assert throttle.take("busy").wait == 1
