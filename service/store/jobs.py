@@ -51,15 +51,16 @@ class SqlJobs:
         }
         try:
             with writing(self._engine) as connection:
-                limits = quotas.held(connection, self._tenant)
                 former = self._former(connection, idempotency_key, fingerprint)
                 if former is not None:
                     return former, False
-                quotas.admit(connection, self._tenant, limits, spec)
                 connection.execute(insert(jobs).values(row))
                 noted(connection, self._caller, "jobs.create", job_id)
                 tell(connection, job_id, [Happening(Kind.JOB_QUEUED, {})])
-                return records(connection, [self._find(connection, job_id)])[0], True
+                record = records(connection, [self._find(connection, job_id)])[0]
+                # Last, for where there are limits, others wait from here to the commit.
+                quotas.admit(connection, self._tenant, spec)
+                return record, True
         except IntegrityError:
             with reading(self._engine) as connection:
                 former = self._former(connection, idempotency_key, fingerprint)

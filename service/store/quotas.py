@@ -31,23 +31,20 @@ def shares(connection: Connection, tenant: str, quotas: Iterable[Quota] = tuple(
     return {quota: Share(_USED[quota](connection, tenant), getattr(row, quota)) for quota in quotas}
 
 
-def held(connection: Connection, tenant: str) -> Limits:
-    """The tenant's limits. If it has any, nobody else submits in its name until the transaction ends."""
-    mine = select(tenants).where(tenants.c.name == tenant)
-    limits = limits_of(connection.execute(mine).one())
-    if all(limit is None for limit in limits.values()):
-        return limits  # its submissions need not wait for one another
-    return limits_of(connection.execute(mine.with_for_update(key_share=True)).one())
-
-
-def admit(connection: Connection, tenant: str, limits: Limits, spec: JobSpec) -> None:
+def admit(connection: Connection, tenant: str, spec: JobSpec) -> None:
     """
-    Whether the tenant, whose limits are held, may submit this now.
+    Whether the tenant may have the job that it has just submitted in this transaction. If it has limits, nobody else
+    is admitted in its name until the transaction ends.
 
     Raises:
         QuotaSpent: not now.
         BeyondQuota: never.
     """
+    mine = select(tenants).where(tenants.c.name == tenant)
+    limits = limits_of(connection.execute(mine).one())
+    if all(limit is None for limit in limits.values()):
+        return  # its submissions need not wait for one another
+    limits = limits_of(connection.execute(mine.with_for_update(key_share=True)).one())
     at_once = limits[Quota.CONCURRENT_TRIALS]
     if at_once is not None and spec.resources.concurrent_trials > at_once:
         message = f"the tenant `{tenant}` may have {at_once:,} trials going at once; write that or less"
@@ -56,7 +53,7 @@ def admit(connection: Connection, tenant: str, limits: Limits, spec: JobSpec) ->
         limit = limits[quota]
         if limit is None or (quota is Quota.GPU_SECONDS_PER_DAY and not spec.resources.gpus_per_trial):
             continue
-        used = _USED[quota](connection, tenant)
+        used = _USED[quota](connection, tenant) - (quota is Quota.QUEUED_JOBS)  # this very job is queued
         if used >= limit:
             retry = _until_tomorrow(connection) if quota in _DAILY else _SOON_SECONDS
             raise QuotaSpent(quota, f"{_SPENT[quota]} (limit {limit:,}, used {used:,.0f})", retry_seconds=retry)
