@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from datetime import datetime
 
 from service.problems import Refusal
 from service.store.ports import Cursor
+
+_ID = re.compile(r"[a-z]+_[0-9a-z]{26}")
 
 
 def token(at: datetime, item_id: str, *, of: str | None = None) -> str:
@@ -35,7 +38,7 @@ def read(token: str, *, of: str | None = None) -> Cursor | None:
         place = (datetime.fromisoformat(at), str(item_id))
     except (ValueError, TypeError, binascii.Error):
         raise unknown() from None
-    if place[0].tzinfo is None or "\0" in place[1]:
+    if place[0].tzinfo is None or not _ID.fullmatch(place[1]):
         raise unknown()
     if of_list != of:
         message = "this page_token belongs to a list with another `state`; begin again without one"

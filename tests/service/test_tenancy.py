@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -357,3 +358,40 @@ def test_a_key_that_is_used_too_often_has_to_wait_and_others_need_not(engine: En
         assert 90 < int(answers[3].headers["retry-after"]) <= 100
         assert ask(quiet).status_code == 200
         assert http.get("/healthz").status_code == 200
+
+
+HOSTILE = [
+    *("\x00", "%00", "..", "%2e%2e%2f", "'; drop table keys;--", "é", "a" * 5000, "-1", "1e400", "NaN", "{}", "%ff"),
+    *(
+        base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+        for place in (
+            ["0001-01-01T00:00:00+00:00", "x", None],
+            ["9999-12-31T23:59:59-23:59", f"key_{'0' * 26}", None],
+            ["2026-01-01T00:00:00+00:00", "x\ud800", None],
+            [[], 1, 2],
+        )
+    ),
+]
+BODIES = [
+    *(b"", b"[]", b'{"name":"\\ud800"}', b'{"name":"a\\u0000"}', b'{"name":"x","expires_in_seconds":1e400}'),
+    *(b'{"name":"x","expires_in_seconds":1.5}', b'{"name":"x","name":"y"}', b"[" * 40, b"\xff", b'{"name":["x"]}'),
+]
+
+
+def test_hostile_words_are_refused_wherever_they_stand(house: House) -> None:
+    bearing = {"Authorization": f"Bearer {house.secrets['alice'][Scope.ADMIN]}"}
+    answers: list[httpx2.Response] = []
+    for word in HOSTILE:
+        if "\x00" not in word:  # which no client puts into an address as it is
+            answers += [house.http.request(method, f"/v1/keys/{word}", headers=bearing) for method in ("GET", "DELETE")]
+        answers += [
+            house.http.get(path, params={"page_token": word}, headers=bearing) for path in ("/v1/keys", "/v1/audit")
+        ]
+        answers.append(house.http.get("/v1/usage", headers={"Authorization": f"Bearer {word}".encode()}))
+    typed = {**bearing, "Content-Type": "application/json"}
+    answers += [house.http.post("/v1/keys", content=body, headers=typed) for body in BODIES]
+    told = [(answer.status_code, str(answer.url)[:80]) for answer in answers if not 400 <= answer.status_code < 500]
+    # The last moment there is, and an id as ours are, is a place like any other.
+    assert told == [(200, url) for _, url in told]
+    assert len(told) == 2
+    assert len(answers) > 85
