@@ -400,7 +400,7 @@ class TestPhases:
             assert record.phases[phase].result is None
             states.append(record.state)
             ledger.finish(claim, phase, {"of": phase, "numbers": [1, 0.5]})
-        assert states == [*[JobState.PREPARING] * 5, JobState.RUNNING, *[JobState.FINALIZING] * 2]
+        assert states == [*[JobState.PREPARING] * 6, JobState.RUNNING, *[JobState.FINALIZING] * 2]
         phases = ledger.job(claim.job_id).phases
         assert list(phases) == list(Phase)
         for phase, done in phases.items():
