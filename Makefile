@@ -32,7 +32,7 @@ check: setup ## ruff, mypy and import-linter
 	$(VENV)/bin/lint-imports --no-logo
 
 test: check ## the linters, then every test
-	$(VENV)/bin/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not alone' --durations=10
+	$(VENV)/bin/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not alone' --durations=10
 	$(VENV)/bin/pytest -m alone
 
 serve: setup ## start the service on this machine, its state in ~/.stillhouse

@@ -8,13 +8,14 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.catalog import BUILT_IN, Catalog
+from search.catalog import Catalog
 from search.distillers.hinton import Hinton
 from search.plugins import Distiller
 from search.spec import Pick
+from tests.search.courses import NAMES
 
 
-@pytest.fixture(params=sorted(BUILT_IN["distillers"]))
+@pytest.fixture(params=NAMES)
 def distiller(request: pytest.FixtureRequest) -> Distiller:
     made: Distiller = Catalog().make("distillers", Pick(name=request.param))
     return made

@@ -50,7 +50,7 @@ def spec(**changes: object) -> JobSpec:
         },
         "distill": {"name": "hierarchical"},
         "finalists": {"count": 1, "steps": 4, "checkpoint_every": 2, "training": {"batch_size": 4}},
-        "export": {"onnx": True},
+        "export": {"onnx": False},
     }
     return read_spec(document | changes)
 
@@ -80,7 +80,7 @@ def test_a_job_of_detection_ends_with_a_student_within_its_budget(finished: tupl
 def test_what_is_taken_home_finds_what_the_student_finds(finished: tuple[House, JobDocument], tmp_path: Path) -> None:
     house, job = finished
     exported = house.result(job.id, Phase.EXPORT)
-    assert set(exported["deviation"]) == {"bundle", "onnx"}
+    assert set(exported["deviation"]) == {"bundle"}, "what ONNX finds is seen by tests/search/test_detector_export.py"
     student = take_home(house, job.id, tmp_path)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
