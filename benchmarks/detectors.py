@@ -1,7 +1,7 @@
 """
 Detectors distilled at several levels: `hierarchical` against a detector's own losses, and each level alone.
 
-    python -m benchmarks.detectors            # what is not known yet, and the table; two hours of one core
+    python -m benchmarks.detectors            # what is not known yet, and the table; an hour of one core
     python -m benchmarks.detectors --table    # the table, of what is known
 
 Teacher: Faster R-CNN with a pyramid on a residual network of three stages, as thin as two cores can train, on `scenes`.
@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from benchmarks.rivals import even
-from benchmarks.teachers import Bench, home, kept_by
+from benchmarks.rows import append, lines
+from benchmarks.teachers import Bench, kept_by
 from search.catalog import Catalog
 from search.costs.measure import count
 from search.course import Material
-from search.datasets.arrays import exclusive
 from search.quality import EVALUATION_BATCH, outputs, seen
 from search.spec import JobSpec, Pick, Schedule, read_spec
 from search.training import Pupil, Stretch, recalibrate, train
@@ -101,14 +101,11 @@ def measure(bench: Bench, method: str, seed: int) -> Row:
 
 
 def known() -> list[Row]:
-    path = home() / "detectors.jsonl"
-    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Row(**json.loads(line)) for line in lines("detectors")]
 
 
 def record(row: Row) -> None:
-    path = home() / "detectors.jsonl"
-    with exclusive(path.with_suffix(".lock")), path.open("a") as file:
-        file.write(json.dumps(asdict(row)) + "\n")
+    append("detectors", json.dumps(asdict(row)))
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:

@@ -31,10 +31,10 @@ import torch
 from torch import nn
 
 from benchmarks.rivals import even
-from benchmarks.teachers import Bench, home, kept
+from benchmarks.rows import append, lines
+from benchmarks.teachers import Bench, kept
 from search.catalog import Catalog
 from search.course import Material
-from search.datasets.arrays import exclusive
 from search.quality import quality
 from search.spec import Pick, Schedule
 from search.teachers.small import SmallMobileNet, SmallResNet
@@ -117,14 +117,11 @@ def measure(part: str, method: str, seed: int) -> Row:
 
 
 def known() -> list[Row]:
-    path = home() / "methods.jsonl"
-    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Row(**json.loads(line)) for line in lines("methods")]
 
 
 def record(row: Row) -> None:
-    path = home() / "methods.jsonl"
-    with exclusive(path.with_suffix(".lock")), path.open("a") as file:
-        file.write(json.dumps(asdict(row)) + "\n")
+    append("methods", json.dumps(asdict(row)))
 
 
 def tables() -> Iterator[str]:

@@ -26,12 +26,12 @@ import torch
 from scipy.stats import t
 
 from benchmarks.final import Compute
+from benchmarks.rows import append, lines
 from benchmarks.teachers import home
 from search.batches import Cached, Normalise, views
 from search.catalog import Catalog
 from search.costs.measure import count
 from search.course import Material
-from search.datasets.arrays import exclusive
 from search.files import Files
 from search.plugins import Distiller
 from search.quality import EVALUATION_BATCH, quality
@@ -67,16 +67,12 @@ class Row:
 
 
 def known() -> list[Row]:
-    path = home() / "peers.jsonl"
-    rows = [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [Row(**json.loads(line)) for line in lines("peers")]
     return [row for row in rows if row.method in METHODS and row.steps == STEPS * METHODS[row.method][1]]
 
 
 def record(row: Row) -> None:
-    path = home() / "peers.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(path.with_suffix(".lock")), path.open("a") as file:
-        file.write(json.dumps(asdict(row)) + "\n")
+    append("peers", json.dumps(asdict(row)))
 
 
 def recipe(seed: int) -> Recipe:

@@ -19,7 +19,6 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
@@ -27,8 +26,8 @@ import torch
 from benchmarks.final import STEPS, Compute, Method, Options, final
 from benchmarks.ours import OURS
 from benchmarks.rivals import RIVALS, uniform
-from benchmarks.teachers import Bench, home, kept
-from search.datasets.arrays import exclusive
+from benchmarks.rows import append, lines
+from benchmarks.teachers import Bench, kept
 
 TEACHERS = ("small_resnet", "small_mobilenet")
 DATASETS = ("cluttered_digits", "shapes")
@@ -83,19 +82,11 @@ class Row:
 
 
 def known() -> dict[Cell, Row]:
-    path = _record()
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {row.cell: row for row in map(Row.read, lines)}
+    return {row.cell: row for row in map(Row.read, lines("quality"))}
 
 
 def record(row: Row) -> None:
-    path = _record()
-    with exclusive(path.with_suffix(".lock")), path.open("a") as file:
-        file.write(row.line() + "\n")
-
-
-def _record() -> Path:
-    return home() / "quality.jsonl"
+    append("quality", row.line())
 
 
 def measure(bench: Bench, cell: Cell, options: Options) -> Row | None:

@@ -20,7 +20,6 @@ import argparse
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
@@ -30,11 +29,11 @@ from benchmarks.ours import planned
 from benchmarks.pruners import pruned_by_magnitude
 from benchmarks.quality import Cell, Row
 from benchmarks.rivals import uniform
-from benchmarks.teachers import Bench, home, kept
+from benchmarks.rows import append, lines
+from benchmarks.teachers import Bench, kept
 from search.budget import Budget
 from search.costs.measure import count
 from search.course import Material
-from search.datasets.arrays import exclusive
 from search.distillers.hinton import Hinton
 from search.quality import quality
 from search.space import Candidate
@@ -136,19 +135,11 @@ def measure(bench: Bench, cell: Cell) -> Row:
 
 
 def known() -> dict[Cell, Row]:
-    path = _record()
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {row.cell: row for row in map(Row.read, lines)}
+    return {row.cell: row for row in map(Row.read, lines("structure"))}
 
 
 def record(row: Row) -> None:
-    path = _record()
-    with exclusive(path.with_suffix(".lock")), path.open("a") as file:
-        file.write(row.line() + "\n")
-
-
-def _record() -> Path:
-    return home() / "structure.jsonl"
+    append("structure", row.line())
 
 
 def tables(rows: Iterable[Row], teachers: Mapping[str, float]) -> Iterator[str]:
@@ -201,10 +192,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is known, run nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    benches = {dataset: kept(TEACHER, dataset) for dataset in asked.dataset}
+    begun = {cell.dataset for cell in known()}  # a table trains no teacher of whose students nothing is known
+    benches = {name: kept(TEACHER, name) for name in asked.dataset if name in begun or not asked.table}
     wanted = [
         Cell(TEACHER, dataset, budget, method, asked.steps or length(benches[dataset]), seed)
-        for dataset, seed, budget, method in itertools.product(asked.dataset, asked.seed, asked.budget, asked.method)
+        for dataset, seed, budget, method in itertools.product(benches, asked.seed, asked.budget, asked.method)
     ]
     for cell in wanted:
         if not asked.table and cell not in known():

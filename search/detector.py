@@ -10,6 +10,7 @@ nobody outside of here has to know.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Studied:
     embedding: Tensor | None = None
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """
     A detector of `classes` classes in images `[n, *shape]`, which are square.
 
@@ -90,16 +91,16 @@ class Detector(nn.Module):
         found: Tensor = generator(ImageList(torch.zeros(1, *shape), [(self.size, self.size)]), pyramid)[0]
         self.register_buffer("anchors", found, persistent=False)
 
+    @abstractmethod
     def forward(self, images: Tensor) -> Any:
         """All that the heads say of images `[n, c, size, size]`: tensors, nested."""
-        raise NotImplementedError
 
+    @abstractmethod
     def study(self, images: Tensor, labels: Tensor, step: int = 0) -> Studied:
         """
         One forward pass for a trainer. `labels` are `[n, most, 7]`, see `search.boxes`. Sampling is a function of
         `step`, and leaves torch's random numbers as they were.
         """
-        raise NotImplementedError
 
     def losses(self, images: Tensor, labels: Tensor, step: int = 0) -> Losses:
         """The detector's own losses by name, scalars to be added; see `study`."""
@@ -109,12 +110,12 @@ class Detector(nn.Module):
         """The feature maps `[n, channels, h, w]` that the heads read, from fine to coarse."""
         return list(self.backbone(images).values())
 
+    @abstractmethod
     def detect(self, images: Tensor, *, at_once: bool = False) -> Tensor:
         """
         `[n, found, 6]`: x1, y1, x2, y2 in pixels, score and class of what is found, by falling score; rows that say
         nothing are zeros. Not to be differentiated. `at_once`: see `Suppression`.
         """
-        raise NotImplementedError
 
     def _sides(self) -> tuple[Tensor, Tensor]:
         """Sides and middles of anchors, `[anchors, 2]`."""
@@ -179,9 +180,9 @@ class OneStage(Detector):
         found = self._candidates(self.head(self.pyramid(images))).within(self.size, score=self.least_score)
         return best(Suppression(self.overlap, self.size, self.classes, at_once)(found), self.found)
 
+    @abstractmethod
     def _candidates(self, answers: dict[str, Tensor]) -> Candidates:
         """The best of what the head says, by its class."""
-        raise NotImplementedError
 
     def _each_level(self, scores: Tensor, boxes: Tensor) -> Candidates:
         """The best scores `[n, anchors, classes]` of every level of the pyramid."""
@@ -193,9 +194,9 @@ class OneStage(Detector):
             parts.append(Candidates(chosen, values, (at % self.classes).float(), count))
         return Candidates.of(parts)
 
+    @abstractmethod
     def _losses(self, answers: dict[str, Tensor], targets: Sequence[Target], silent: Tensor) -> Losses:
         """`silent` `[n, anchors]` are those of which background says nothing."""
-        raise NotImplementedError
 
     def _matched(self, matcher: Any, targets: Sequence[Target]) -> list[Tensor]:
         """Of every image, the object that each anchor is to answer with, `[anchors]`; negative where it is none."""

@@ -78,11 +78,17 @@ class Grade:
 
 def graded(answers: NDArray[np.float32], data: Cached, counts: NDArray[np.int64], *, taught: bool = True) -> Grade:
     """As `judged`, and all else there is to say; `counts` `[classes]` are images to train on (`per_class`)."""
-    found, info = judged(answers, data, taught=taught), data.normalise.info
+    info = data.normalise.info
     if info.task == "detection":
+        _check(answers)
         told = seen(answers, data.labels, info)
-        return Grade(found, {}, {"ap50": told.ap50, "miss_rate": told.miss_rate})
-    return Grade(found, shots(answers, data.labels, counts), {})
+        return Grade(Quality(told.map, 0.0), {}, {"ap50": told.ap50, "miss_rate": told.miss_rate})
+    return Grade(judged(answers, data, taught=taught), shots(answers, data.labels, counts), {})
+
+
+def _check(answers: NDArray[np.float32]) -> None:
+    if not np.isfinite(answers).all():
+        raise NonFinite("the network's outputs are not finite")
 
 
 def per_class(labels: Labels, info: DatasetInfo) -> NDArray[np.int64]:
@@ -123,8 +129,7 @@ def judged(answers: NDArray[np.float32], data: Cached, *, taught: bool = True) -
     Raises:
         NonFinite: they are NaN or infinite.
     """
-    if not np.isfinite(answers).all():
-        raise NonFinite("the network's outputs are not finite")
+    _check(answers)
     info = data.normalise.info
     reached = merit(answers, data.labels, info)
     if not taught or info.task == "detection":

@@ -45,7 +45,8 @@ def examine(exam: Exam) -> Iterator[Grade]:
     pupil = Pupil(found.graft(found.space.candidate(exam.choices)).to(exam.device))
     pupil.restore(exam.artifacts.get(exam.checkpoint))
     test, normalise = recipe.dataset.split("test"), Normalise(exam.info, exam.device)
-    target = outputs(teacher.to(exam.device), test.images, normalise)
-    data = Cached(test.images, test.labels, target, normalise)
     answer = outputs(pupil.model, test.images, normalise)
-    yield graded(answer, data, np.array(exam.counts), taught=spec.teacher.taught)
+    compared = spec.teacher.taught and spec.task == "classification"
+    target = outputs(teacher.to(exam.device), test.images, normalise) if compared else answer
+    data = Cached(test.images, test.labels, target, normalise)
+    yield graded(answer, data, np.array(exam.counts), taught=compared)

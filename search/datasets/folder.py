@@ -101,11 +101,7 @@ class ImageFolder:
 
     @cached_property
     def _listing(self) -> _Listing:
-        options = self._options
-        root = self._files.resolve(options.path, pointer="/dataset/options/path")
-        if not root.is_dir():
-            raise DataError("not a folder", file=options.path, pointer="/dataset/options/path")
-        return _Listing.of(Tree(root, options.path), options, self._files.cache)
+        return _Listing.of(Tree.at(self._options.path, self._files), self._options, self._files.cache)
 
 
 @dataclass(frozen=True, slots=True)

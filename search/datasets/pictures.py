@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from search.datasets.arrays import published
 from search.errors import DataError
+from search.files import Files
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -46,6 +47,14 @@ class Tree:
 
     root: Path
     shown: str
+
+    @classmethod
+    def at(cls, path: str, files: Files) -> Tree:
+        """The folder that a dataset's option `path` names. Raises `DataError` when it is none."""
+        root = files.resolve(path, pointer="/dataset/options/path")
+        if not root.is_dir():
+            raise DataError("not a folder", file=path, pointer="/dataset/options/path")
+        return cls(root, path)
 
     def name(self, path: Path) -> str:
         return str(Path(self.shown) / path.relative_to(self.root))

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from pydantic import Field
 
 from search.part import Part
-from search.plugins import Proposal, Start
-from search.space import Candidate, Space
-from search.strategies.breeding import crossed, mutant, winner
-from search.trial import Trial
+from search.space import Candidate
+from search.strategies.breeding import Bred, crossed, mutant, winner
 
 
-class Planned:
+class Planned(Bred):
     """
     The planner's optima and the even widths first, then what lies around the best of them.
 
@@ -38,38 +34,12 @@ class Planned:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def open(self, space: Space, seed: int, starts: Sequence[Start] = ()) -> None:
-        self._space, self._seed = space, seed
-        self._levels = 1 + max((start.level for start in starts), default=0)
-        self._starts = [[start.candidate for start in starts if start.level == level] for level in range(self._levels)]
-        self._scored: list[dict[str, tuple[float, Candidate]]] = [{} for _ in range(self._levels)]
-        self._known: set[str] = set()
-        self._asked = 0
-        self._rng: np.random.Generator | None = None
-
-    def ask(self) -> Proposal | None:
-        if self._rng is None:
-            # A replay must not draw again what is already on record.
-            self._rng = np.random.default_rng([self._seed, len(self._known)])
-            self._asked = len(self._known)
-        level = self._asked % self._levels
-        self._asked += 1
-        child = self._child(level, self._rng)
-        return Proposal(child, child, {"level": level}, level)
-
-    def tell(self, trial: Trial) -> None:
-        self._known.add(trial.key)
-        level = (trial.extra or {}).get("level")
-        if trial.scores and level is not None and 0 <= level < self._levels:
-            value = trial.scores[0].rank[0]
-            self._scored[level].setdefault(trial.key, (value, self._space.candidate(trial.choices)))
-
     def _child(self, level: int, rng: np.random.Generator) -> Candidate:
         if rng.random() < self.options.random:
             return self._space.sample(rng)
-        pool = sorted(self._scored[level].values(), key=lambda entry: -entry[0])[: self.options.pool]
+        pool = self._best(level, self.options.pool)
         if not pool:
-            pool = [(-float(place), candidate) for place, candidate in enumerate(self._starts[level])]
+            pool = [(-float(place), start.candidate) for place, start in enumerate(self._starts[level])]
         if not pool:
             pool = [(0.0, self._space.full())]
         parent = winner(pool, rng, self.options.tournament)

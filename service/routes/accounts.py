@@ -106,8 +106,7 @@ def create_key(document: JsonBody, account: AccountDep) -> Response:
 def list_keys(paging: Annotated[Paging, Query()], account: AccountDep) -> KeyPage:
     """The keys of the caller's tenant, newest first, a page at a time."""
     found = account.keys(limit=paging.size + 1, before=pages.read(paging.page_token))
-    page = found[: paging.size]
-    token = pages.token(page[-1].created_at, page[-1].id) if len(found) > len(page) else ""
+    page, token = pages.cut(found, paging.size, lambda key: (key.created_at, key.id))
     return KeyPage(keys=[_document(key) for key in page], next_page_token=token)
 
 
@@ -148,8 +147,7 @@ def revoke_key(key_id: KeyId, account: AccountDep) -> Response:
 def list_audit(paging: Annotated[Paging, Query()], account: AccountDep) -> AuditPage:
     """Who has changed what in the name of the caller's tenant, newest first, a page at a time."""
     found = account.audit(limit=paging.size + 1, before=pages.read(paging.page_token))
-    page = found[: paging.size]
-    token = pages.token(page[-1].at, page[-1].id) if len(found) > len(page) else ""
+    page, token = pages.cut(found, paging.size, lambda entry: (entry.at, entry.id))
     return AuditPage(entries=[AuditEntry(**asdict(entry)) for entry in page], next_page_token=token)
 
 

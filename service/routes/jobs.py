@@ -118,8 +118,7 @@ def list_jobs(paging: Annotated[JobPaging, Query()], jobs: JobsDep) -> JobPage:
     """Jobs, newest first, a page at a time. Jobs submitted meanwhile do not shift the pages."""
     before = pages.read(paging.page_token, of=paging.state)
     found = jobs.jobs(limit=paging.size + 1, before=before, state=paging.state)
-    page = found[: paging.size]
-    token = pages.token(page[-1].created_at, page[-1].id, of=paging.state) if len(found) > len(page) else ""
+    page, token = pages.cut(found, paging.size, lambda record: (record.created_at, record.id), of=paging.state)
     return JobPage(jobs=[_shown(jobs, record) for record in page], next_page_token=token)
 
 

@@ -6,11 +6,14 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from service.problems import Refusal
 from service.store.ports import Cursor
 
+T = TypeVar("T")
 _ID = re.compile(r"[a-z]+_[0-9a-z]{26}")
 
 
@@ -21,6 +24,12 @@ def token(at: datetime, item_id: str, *, of: str | None = None) -> str:
     """
     place = json.dumps([at.isoformat(), item_id, of])
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def cut(found: Sequence[T], size: int, place: Callable[[T], Cursor], *, of: str | None = None) -> tuple[list[T], str]:
+    """The page, of what was found with one more than its `size`, and the token of the next; empty where it ends."""
+    page = list(found[:size])
+    return page, token(*place(page[-1]), of=of) if len(found) > size else ""
 
 
 def read(token: str, *, of: str | None = None) -> Cursor | None:
