@@ -156,6 +156,10 @@ jobs = Table(
     Column("fingerprint", Text),
     Column("tenant", Text, ForeignKey("tenants.name"), nullable=False, server_default="default"),
     Column("charged_at", Moment),  # up to when its time on lease is in `usage`; NULL while it is on none
+    Column("revision", Integer, nullable=False, server_default="0"),  # how often its user has changed it
+    Column("pause_requested_at", Moment),  # since when its user wants nothing done for it; NULL once it may go on
+    Column("parent", Text),  # the job that it is a repeat or a variant of
+    Column("deleted_at", Moment),
     UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint(
         "state IN ('QUEUED', 'PREPARING', 'RUNNING', 'FINALIZING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", name="state"
@@ -217,6 +221,7 @@ trials = Table(
     UniqueConstraint("job_id", "number"),
     UniqueConstraint("job_id", "key"),
     CheckConstraint("state IN ('PENDING', 'RUNNING', 'COMPLETED', 'STOPPED', 'FAILED', 'CANCELLED')", name="state"),
+    Index("ix_trials_by_state", "job_id", "state"),
 )
 
 scores = Table(
@@ -274,6 +279,110 @@ audit = Table(
     Column("request_id", Words, nullable=False),
     Column("at", Moment, nullable=False),
     Index("ix_audit_newest", "tenant", "at", "id"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant", Text, ForeignKey("tenants.name"), primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Words, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("object", Text, nullable=False),  # the id of what the first such request has made
+    Column("at", Moment, nullable=False),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("logger", Text, nullable=False),
+    Column("trial", Text),
+    Column("message", Words, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("bytes", BigInteger, nullable=False),  # as declared; what came is compared with it, and with `sha256`
+    Column("sha256", Text, nullable=False),
+    Column("completed_at", Moment),
+    Column("key", Text),  # of the artifact that holds it
+    CheckConstraint("(completed_at IS NULL) = (key IS NULL)", name="completed"),
+    Index("ix_uploads_of_tenant", "tenant", "created_at", "id"),
+)
+
+teachers = Table(
+    "teachers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("spec", _PLAIN_JSON, nullable=False),  # what stands at `teacher` in a job
+    Column("facts", _PLAIN_JSON, nullable=False),  # what was found when it was looked at
+    Column("upload", Text, ForeignKey("uploads.id")),
+    Column("deleted_at", Moment),
+    Index("ix_teachers_of_tenant", "tenant", "created_at", "id"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("pick", _PLAIN_JSON, nullable=False),  # what stands at `dataset` in a job
+    Column("report", _PLAIN_JSON, nullable=False),
+    Column("deleted_at", Moment),
+    Index("ix_datasets_of_tenant", "tenant", "created_at", "id"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("url", Words, nullable=False),
+    Column("secret", Text, nullable=False),  # as it is: what is sent is signed with it
+    Column("kinds", _PLAIN_JSON, nullable=False),  # of events
+    Column("deleted_at", Moment),
+    Index("ix_webhooks_of_tenant", "tenant", "created_at", "id"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("webhook_id", Text, ForeignKey("webhooks.id"), nullable=False),
+    Column("job_id", Text, ForeignKey("jobs.id"), nullable=False),
+    Column("seq", Integer, nullable=False),  # of the event
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Moment),  # when to try (again); NULL once it was delivered or given up
+    Column("delivered_at", Moment),
+    Column("dead_at", Moment),
+    Column("status", Integer),  # of the latest answer
+    Column("error", Words, nullable=False),
+    UniqueConstraint("webhook_id", "job_id", "seq"),
+    CheckConstraint("(next_at IS NULL) = (delivered_at IS NOT NULL OR dead_at IS NOT NULL)", name="next"),
+    Index(
+        "ix_deliveries_due",
+        "next_at",
+        sqlite_where=column("next_at").is_not(None),
+        postgresql_where=column("next_at").is_not(None),
+    ),
+    Index("ix_deliveries_newest", "webhook_id", "created_at", "id"),
 )
 
 _STAYS = "the audit is only added to"

@@ -26,6 +26,7 @@ from service.app import create_app
 from service.oidc import Provider, ProviderUnavailable, TokenRefused
 from service.settings import InvalidSettings, Settings, read_settings
 from service.store.accounts import SqlTenants
+from service.store.engine import latest_revision
 from service.store.ports import Caller, Scope
 from service.store.record import SqlRecord
 from tests.service.served import SPEC, client_of, in_threads
@@ -226,7 +227,7 @@ class TestOverHttp:
     def http(self, issuer: Issuer, sqlite: Engine, tmp_path: Path) -> Iterator[TestClient]:
         SqlTenants(sqlite, "shell").create("vision")
         settings = Settings(home=tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
-        app = create_app(settings, SqlRecord(sqlite), MemoryArtifacts(), Willing(), schema_version="0003")
+        app = create_app(settings, SqlRecord(sqlite), MemoryArtifacts(), Willing(), schema_version=latest_revision())
         with client_of(app) as http:
             yield http
 

@@ -25,7 +25,7 @@ from service.examples import PLAN
 from service.openapi import document
 from service.settings import Settings
 from service.store.accounts import PREFIX, SqlTenants, digest_of
-from service.store.engine import writing
+from service.store.engine import latest_revision, writing
 from service.store.ledger import SqlLedger
 from service.store.ports import DEFAULT, Caller, Quota, Scope
 from service.store.record import SqlRecord
@@ -108,7 +108,7 @@ def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
         ledger.score_trial(claim, trial.id, Score(0, 10, 0.5, 0.1, 1.0), last=True)
         ledger.keep(claim, "weights", artifacts.put(f"jobs/{job.id}/w", WEIGHTS), "application/octet-stream")
         ids[name] = {"job_id": job.id, "trial_id": trial.id, "key_id": made[Scope.READ][0].id}
-    app = create_app(Settings(home=tmp_path), record, artifacts, Willing(), schema_version="0003")
+    app = create_app(Settings(home=tmp_path), record, artifacts, Willing(), schema_version=latest_revision())
     with client_of(app) as http:
         yield House(app, engine, http, secrets, ids)
 
@@ -343,7 +343,7 @@ def test_a_key_that_is_used_too_often_has_to_wait_and_others_need_not(engine: En
     account = record.account(Caller(DEFAULT, "shell", Scope.ADMIN))
     (_, busy), (_, quiet) = account.create_key("busy", Scope.READ), account.create_key("quiet", Scope.READ)
     settings = Settings(home=tmp_path, key_rate=0.01, key_burst=3)
-    app = create_app(settings, record, MemoryArtifacts(), Willing(), schema_version="0003")
+    app = create_app(settings, record, MemoryArtifacts(), Willing(), schema_version=latest_revision())
     with client_of(app) as http:
 
         def ask(secret: str) -> httpx2.Response:

@@ -39,9 +39,9 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def test_every_revision_but_the_latest_two_is_kept_or_came_before_there_were_users() -> None:
-    assert [path.stem for path in FROZEN] == ["0002"]
-    assert latest_revision() == "0003", "freeze what this version writes before the next revision goes out"
+def test_every_revision_but_the_latest_is_kept_or_came_before_there_were_users() -> None:
+    assert [path.stem for path in FROZEN] == ["0002", "0003"]
+    assert latest_revision() == "0004", "freeze what this version writes before the next revision goes out"
 
 
 def test_what_was_on_record_is_the_default_tenants_and_complete(old: Engine) -> None:
@@ -118,15 +118,16 @@ def test_the_database_itself_keeps_the_rules(engine: Engine) -> None:
 
 
 def test_a_migration_that_leaves_a_reference_to_nothing_is_undone(old: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = current_revision(old)
     with sqlite3.connect(str(old.url.database)) as file:  # which does not look at references
-        file.execute("UPDATE phases SET job_id = 'job_gone'")
+        file.execute("UPDATE artifacts SET job_id = 'job_gone'")
     with pytest.raises(StoreUnavailable, match="refers to one that is not there"):
         migrate(old)
-    assert current_revision(old) == "0002"
+    assert current_revision(old) == found
 
 
 def test_references_are_looked_at_again_after_a_migration(old: Engine) -> None:
     migrate(old)
     with reading(old) as connection:
         assert connection.scalar(text("PRAGMA foreign_keys")) == 1
-        assert connection.scalars(select(tenants.c.name)).all() == [DEFAULT]
+        assert DEFAULT in connection.scalars(select(tenants.c.name)).all()
