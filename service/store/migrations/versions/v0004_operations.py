@@ -108,7 +108,7 @@ def upgrade() -> None:
     op.create_index("ix_deliveries_newest", "deliveries", ["webhook_id", "created_at", "id"])
 
 
-def _of_a_tenant(table: str) -> list[sa.SchemaItem]:
+def _of_a_tenant(table: str) -> list[sa.schema.SchemaItem]:
     return [
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("tenant", sa.Text, nullable=False),
