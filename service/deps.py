@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import anyio
 import anyio.to_thread
 from fastapi import Depends, Header, Request
+from pydantic import BaseModel
 
 from search.errors import InvalidSpec, NotFound
 from search.part import Part, read_part
@@ -19,7 +21,7 @@ from service.auth import CallerDep
 from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
 from service.settings import Settings
-from service.store.ports import Account, Jobs, Record
+from service.store.ports import Account, Jobs, Once, Record
 from workers.ports import Artifacts
 
 DEEPEST = 32
@@ -114,7 +116,8 @@ async def _idempotency_key(
             min_length=1,
             max_length=128,
             pattern=r"^[\x21-\x7e]+$",
-            description="A word of your own for this submission. Sent again with the same body, it gives the same job.",
+            description="A word of your own for this request. Sent again with the same body, it makes nothing anew and "
+            "gives what it made the first time.",
             examples=["3f1c6d1e-digits"],
         ),
     ] = None,
@@ -122,6 +125,17 @@ async def _idempotency_key(
     if len(request.headers.getlist("idempotency-key")) > 1:
         raise Refusal("MALFORMED_REQUEST", "Send one Idempotency-Key, not several.")
     return idempotency_key
+
+
+def once(route: str, key: str | None, *asked: object) -> Once | None:
+    """
+    How the request is known when it is sent again; None when it came without a key. `asked` is all that it asks for:
+    the models that were read from its body, and the ids in its path.
+    """
+    if key is None:
+        return None
+    said = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in asked]
+    return Once(route, key, hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest())
 
 
 class InvalidBody(InvalidSpec):

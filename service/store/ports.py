@@ -49,6 +49,17 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """How a request that shall be carried out once, however often it is sent, is known again."""
+
+    route: str
+    """The operation, as the API's description names it. The same key means nothing on another."""
+    key: str
+    fingerprint: str
+    """Equal for requests that ask for the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """What is on record of a key; the key itself is not. Times are aware, UTC."""
 
