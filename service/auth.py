@@ -10,6 +10,7 @@ from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service import journal
 from service.oidc import Provider, ProviderUnavailable, TokenRefused
 from service.problems import Refusal, request_id
 from service.settings import Settings
@@ -46,6 +47,7 @@ async def authenticate(
         secret = credentials.credentials if credentials is not None else ""
         request.state.caller = await run_in_threadpool(_recognized, request, secret)
     caller: Caller = request.state.caller
+    journal.about(tenant=caller.tenant)
     return caller
 
 

@@ -29,6 +29,7 @@ from search.catalog import KINDS, Catalog
 from search.errors import FieldError, StillhouseError, Unsupported, UserError
 from search.files import Files
 from search.spec import JobSpec, read_spec
+from service import journal
 
 logger = logging.getLogger("stillhouse.checker")
 
@@ -240,7 +241,8 @@ def _start(files: Files, limit_bytes: int) -> tuple[subprocess.Popen[bytes], Con
         )
         pipe = Connection(ours.detach())
     with suppress(OSError):  # when it died at once, the first question will tell
-        pipe.send_bytes(json.dumps({"cache": str(files.cache), "roots": roots, "bytes": limit_bytes}).encode())
+        start = {"cache": str(files.cache), "roots": roots, "bytes": limit_bytes, "journal": journal.handed_on()}
+        pipe.send_bytes(json.dumps(start).encode())
     return process, pipe
 
 
@@ -253,6 +255,7 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
 def _serve(pipe: Connection) -> None:
     """The child: answers until the other end is closed, as it is when the server is gone, however it went."""
     start = json.loads(pipe.recv_bytes())
+    journal.open_journal(**start["journal"])
     roots = None if start["roots"] is None else tuple(Path(root) for root in start["roots"])
     checker = DirectChecker(Files(Path(start["cache"]), roots))
     _stay_within(start["bytes"])

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from search.errors import InvalidSpec, NotFound
 from search.part import Part, read_part
 from search.spec import JobSpec
+from service import journal
 from service.auth import CallerDep
 from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
@@ -99,6 +100,7 @@ async def _job_id(job_id: str) -> str:
     """Ids of another form are not asked for: a database may choke on a NUL, and there is no such job anyway."""
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job `{job_id[:64]}`")
+    journal.about(job_id=job_id)
     return job_id
 
 

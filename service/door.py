@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from service import journal
 from service.problems import KINDS, MEDIA_TYPE, code_of, internal, problem, response
 
 logger = logging.getLogger("stillhouse.api")
@@ -49,6 +50,7 @@ class Door:
             return
         began = time.monotonic()
         answer = _Answer(scope, receive, send, _request_id(Headers(scope=scope)))
+        journal.about(request_id=answer.request_id)
         try:
             await self._app(scope, receive, answer.send)
         except Exception:
@@ -62,7 +64,13 @@ class Door:
             seconds = time.monotonic() - began
             self._observe(scope["method"], route, answer.status, seconds)
             logger.info(
-                "%s %s %r %d %.1f ms", answer.request_id, scope["method"], scope["path"], answer.status, 1000 * seconds
+                "%s %s %r %d %.1f ms",
+                answer.request_id,
+                scope["method"],
+                scope["path"],
+                answer.status,
+                1000 * seconds,
+                extra={"method": scope["method"], "path": scope["path"], "status": answer.status, "seconds": seconds},
             )
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from service.journal import open_journal
 from service.settings import Settings, read_settings
 from workers.ports import Claim
 
@@ -59,8 +60,9 @@ def log_of(folder: Path, job_id: str) -> Path:
 
 def main() -> None:
     claim = Claim(**json.load(sys.stdin))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    _drive(claim, read_settings())
+    settings = read_settings()
+    open_journal(settings.log_format, settings.log_level, secrets=settings.secrets, job_id=claim.job_id)
+    _drive(claim, settings)
 
 
 def _drive(claim: Claim, settings: Settings) -> None:

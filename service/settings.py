@@ -24,7 +24,7 @@ PREFIX = "STILLHOUSE_"
 SHORTEST_KEY = 16
 """Characters. What can be guessed in an afternoon is no key."""
 
-_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/@]*):[^@]*(?=@)")
+_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/@]*):(?P<password>[^@]*)(?=@)")
 
 
 class InvalidSettings(InvalidSpec):
@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(900.0, ge=10)
     """How long a driver may show no progress before it gives its job back."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    """`json` writes one object a line, with the ids of request, tenant, job and trial where they are known."""
 
     def environment(self) -> dict[str, str]:
         """
@@ -142,6 +144,7 @@ class Settings(BaseSettings):
             f"{PREFIX}LEASE_SECONDS": str(self.lease_seconds),
             f"{PREFIX}STALL_SECONDS": str(self.stall_seconds),
             f"{PREFIX}LOG_LEVEL": self.log_level,
+            f"{PREFIX}LOG_FORMAT": self.log_format,
             f"{PREFIX}API_KEY": "",
             f"{PREFIX}API_KEY_FILE": "",
         }
@@ -150,6 +153,13 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's address as it may be shown: without its password."""
         return _PASSWORD.sub(r"\g<user>:***", self.database_url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be seen in a log, and could not be told from other words by its looks."""
+        password = _PASSWORD.search(self.database_url)
+        key = "" if self.api_key is None else self.api_key.get_secret_value()
+        return tuple(filter(None, (key, password and password["password"])))
 
     @property
     def embedded(self) -> bool:

@@ -82,7 +82,8 @@ class Dispatcher:
         code = running.process.returncode
         _kill_group(running.process.pid)
         if code != 0:
-            logger.warning("the driver of %s ended with code %s", running.claim.job_id, code)
+            job = running.claim.job_id
+            logger.warning("the driver of %s ended with code %s", job, code, extra={"job_id": job})
         with suppress(LedgerError):  # the driver closed the job, or someone else has claimed it
             if running.cancel_seen is not None:
                 self._ledger.close(running.claim, JobState.CANCELLED, "cancelled by the user")
@@ -95,7 +96,8 @@ class Dispatcher:
         now = time.monotonic()
         running.cancel_seen = running.cancel_seen or now
         if now - running.cancel_seen > self._grace:
-            logger.warning("the driver of %s did not heed the cancellation; killing it", running.claim.job_id)
+            job = running.claim.job_id
+            logger.warning("the driver of %s did not heed the cancellation; killing it", job, extra={"job_id": job})
             _kill_group(running.process.pid)
 
 

@@ -71,7 +71,9 @@ class Scorer:
         except TrialError as error:
             yield Failed(code=error.code, message=error.message)
         except Exception as error:
-            logger.exception("trial %s failed in a way nobody foresaw", assignment.trial)
+            logger.exception(
+                "trial %s failed in a way nobody foresaw", assignment.trial, extra={"trial_id": assignment.trial}
+            )
             yield Failed(code="INTERNAL", message=f"{type(error).__name__}: {error}")
 
     def _schedule(self, assignment: Assignment) -> Schedule:

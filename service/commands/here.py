@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ import typer
 from search.spec import read_spec
 from service.board import Board
 from service.commands.options import Json, Out, SpecFile
+from service.journal import open_journal
 from service.screens.result import PLOTTED, result_screen
 from service.settings import read_settings
 from service.takehome import check_place
@@ -63,10 +63,7 @@ def local(
 def _log_to(file: Path) -> None:
     """What libraries have to say goes to a file: the screen shows the job."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        filename=file, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
-    )
-    logging.captureWarnings(True)
+    open_journal("text", "info", file=file)
 
 
 def quickstart(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ import typer
 
 from service import latchkey
 from service.commands.options import Json
+from service.journal import open_journal
 from service.settings import Settings, read_settings
 from service.terminal import Terminal
 
@@ -62,11 +62,7 @@ def migrate(home: Home = None) -> None:
 
 def _opened(settings: Settings, as_json: bool) -> Terminal:
     """Logs go to standard error, one line each."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
-    )
-    # Its every step of a migration is of no interest to who starts a server.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    open_journal(settings.log_format, settings.log_level, secrets=settings.secrets)
     return Terminal(as_json=as_json)
 
 

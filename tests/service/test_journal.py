@@ -1,0 +1,188 @@
+"""What processes log: one line a record, who it is about, and no secret in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import journal
+from service.journal import JsonLines, Redaction, TextLines, about, open_journal
+from service.settings import Settings, read_settings
+from tests.service.served import client_of, make_app
+
+CANARY = "kaf1kanarienvogel"
+LOGGER = logging.getLogger("stillhouse.test")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(journal, "_opened", dict(journal._opened))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    yield
+    logging.captureWarnings(False)
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_line_says_when_what_and_what_about(tmp_path: Path) -> None:
+    open_journal("json", "info", file=tmp_path / "log", job_id="job_1")
+    LOGGER.info("%d of %d", 1, 2, extra={"trial_id": "trial_7", "something": "else"})
+    (line,) = lines(tmp_path / "log")
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info",
+        "logger": "stillhouse.test",
+        "message": "1 of 2",
+        "job_id": "job_1",
+        "trial_id": "trial_7",
+    }
+
+
+def test_a_request_is_known_in_every_line_written_for_it(tmp_path: Path) -> None:
+    app = make_app(tmp_path, api_key="k" * 32)
+    job = f"job_{'0' * 26}"
+
+    @app.get("/v1/jobs/{job_id}/noisy")
+    def noisy() -> None:
+        LOGGER.warning("inside")
+
+    open_journal("json", "info", file=tmp_path / "log")
+    with client_of(app) as client:
+        headers = {"Authorization": f"Bearer {'k' * 32}", "X-Request-Id": "mine"}
+        client.get(f"/v1/jobs/{job}", headers=headers)
+        client.get(f"/v1/jobs/{job}/noisy", headers=headers | {"X-Request-Id": "other"})
+    said = {line["request_id"]: line for line in lines(tmp_path / "log") if line["logger"] == "stillhouse.api"}
+    assert (said["mine"]["tenant"], said["mine"]["job_id"], said["mine"]["status"]) == ("default", job, 404)
+    assert said["mine"]["method"] == "GET"
+    (inside,) = [line for line in lines(tmp_path / "log") if line["message"] == "inside"]
+    assert inside["request_id"] == "other"
+    assert journal.subjects() == {}, "nothing of a request is left behind"
+
+
+def test_a_traceback_is_part_of_its_line(tmp_path: Path) -> None:
+    open_journal("json", "info", file=tmp_path / "log")
+    try:
+        raise ValueError(f"two\nlines of postgresql://u:{CANARY}@host/db")
+    except ValueError:
+        LOGGER.exception("failed")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    sys.excepthook(KeyError, KeyError("gone"), None)
+    failed, died, ended = lines(tmp_path / "log")
+    assert failed["exception"].splitlines()[-2:] == ["ValueError: two", "lines of postgresql://u:***@host/db"]
+    assert "ZeroDivisionError" in died["exception"]
+    assert (ended["level"], ended["message"]) == ("critical", "ended by KeyError")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"sth_{CANARY}",
+        f"whsec_{CANARY}==",
+        f"postgresql+psycopg://user:{CANARY}@host/name",
+        f"https://:{CANARY}@host",
+        f"Authorization: Bearer {CANARY}",
+        f"{{'authorization': 'Basic {CANARY}=='}}",
+        f"('authorization', '{CANARY}')",
+        f"host=h password={CANARY} dbname=d",
+        f"/v1/jobs?api_key={CANARY}&x=1",
+    ],
+)
+def test_what_looks_like_a_secret_is_not_written(text: str) -> None:
+    hidden = Redaction().hidden(f"before {text} after")
+    assert CANARY not in hidden
+    assert hidden.startswith("before ")
+    assert hidden.endswith(" after")
+
+
+@pytest.mark.parametrize(
+    "text", ["GET '/v1/jobs/job_01' 200 3.2 ms", "http://127.0.0.1:8431/v1", "the basic block", "a bearer of news"]
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert Redaction().hidden(text) == text
+
+
+@given(st.text(), st.text(min_size=6), st.sampled_from(["text", "json"]))
+def test_a_known_secret_is_hidden_wherever_it_stands_and_a_record_is_one_line(
+    words: str, secret: str, form: str
+) -> None:
+    record = logging.LogRecord("n", logging.INFO, "f", 1, "%s!%s", (words + secret, {"k": secret}), None)
+    Redaction([secret]).filter(record)
+    assert secret not in record.getMessage() or secret in "!*** {'k':}"
+    line = (JsonLines({}) if form == "json" else TextLines()).format(record)
+    assert len(line.splitlines()) == 1
+
+
+def test_a_call_with_wrong_arguments_loses_nothing(tmp_path: Path) -> None:
+    open_journal("json", "info", file=tmp_path / "log")
+    LOGGER.info("%d rows", "no number")
+    assert lines(tmp_path / "log")[0]["message"].startswith("%d rows")
+
+
+def test_a_canary_in_every_setting_is_never_logged(tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, api_key=f"{CANARY}-key", database_url=f"postgresql://u:{CANARY}@h/d", oidc_issuer="https://i"
+    )
+    open_journal("json", "debug", secrets=settings.secrets, file=tmp_path / "log")
+    LOGGER.info("settings: %r, %s, %s", settings, settings.api_key, settings.database_url)
+    LOGGER.info("the bare %s-key and the bare %s", CANARY, CANARY)
+    assert CANARY not in (tmp_path / "log").read_text()
+    assert len(lines(tmp_path / "log")) == 2
+
+
+def test_text_is_the_form_unless_another_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert read_settings(home=tmp_path).log_format == "text"
+    monkeypatch.setenv("STILLHOUSE_LOG_FORMAT", "json")
+    settings = read_settings(home=tmp_path)
+    assert settings.log_format == "json"
+    assert settings.environment()["STILLHOUSE_LOG_FORMAT"] == "json", "its drivers write as it does"
+
+
+@pytest.mark.timeout(30)
+def test_a_process_that_fails_says_so_in_lines_without_its_password(tmp_path: Path) -> None:
+    url = f"postgresql://u:{CANARY}@127.0.0.1:1/d"
+    environment = os.environ | {"STILLHOUSE_LOG_FORMAT": "json", "STILLHOUSE_DATABASE_URL": url}
+    environment |= {
+        "STILLHOUSE_HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "migrate"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode != 0
+    assert CANARY not in done.stdout + done.stderr
+
+
+def test_subjects_of_one_request_do_not_reach_another() -> None:
+    told: list[object] = []
+
+    def handle(number: int) -> None:
+        about(request_id=str(number))
+        told.append(dict(journal.subjects()))
+
+    for number in range(2):
+        thread = threading.Thread(target=handle, args=(number,))
+        thread.start()
+        thread.join()
+    assert told == [{"request_id": "0"}, {"request_id": "1"}]
