@@ -33,11 +33,10 @@ from benchmarks.teachers import home
 from search.batches import Cached, Normalise, views
 from search.catalog import Catalog
 from search.course import Material
-from search.datasets.arrays import published
 from search.datasets.long_tailed import LongTailed
 from search.distillers.bkd import Bkd
 from search.distillers.supervised import Supervised
-from search.files import Files
+from search.files import Files, published
 from search.plugins import Distiller
 from search.quality import accuracy, outputs, shots
 from search.spec import Pick, Schedule

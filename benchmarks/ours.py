@@ -18,9 +18,9 @@ from benchmarks.final import SCHEDULE, Compute, Found, Method, Options
 from benchmarks.rivals import even, order, trained
 from benchmarks.teachers import Bench, home
 from search.budget import Budget
-from search.datasets.arrays import exclusive
 from search.distillers.hinton import Hinton
 from search.elastic import Draw, Elastic
+from search.files import exclusive
 from search.library import Entry, Librarian, Library, Lot, harm_table, lot_key, lots
 from search.plugins import Start
 from search.projection import Projector

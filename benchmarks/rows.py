@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.teachers import home
-from search.datasets.arrays import exclusive
+from search.files import exclusive
 
 
 def lines(name: str) -> list[str]:

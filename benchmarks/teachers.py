@@ -19,8 +19,7 @@ from torch import nn
 
 from search.batches import Cached, Normalise
 from search.budget import Budget, Limit
-from search.datasets.arrays import exclusive
-from search.files import Files
+from search.files import Files, exclusive
 from search.quality import outputs
 from search.recipe import Recipe, prepare
 from search.spec import JobSpec, read_spec

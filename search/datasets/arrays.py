@@ -7,13 +7,10 @@ the others wait and read. A file is published whole or not at all, checked when 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from search.errors import DataError
+from search.files import exclusive, published
 from search.plugins import Split, SplitName
 
 logger = logging.getLogger("stillhouse.datasets")
@@ -63,34 +61,6 @@ def check_memory(images: int, channels: int, size: int) -> None:
             f"{MOST_BYTES / 2**30:.0f} GiB allowed; write `size: {fitting}` or less, or use fewer images",
             pointer="/dataset/options/size",
         )
-
-
-@contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Gives a draft to be written; it becomes `path` at the end, whole or not at all, however many processes write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """
-    Holds a lock that other processes and threads wait for; it goes when its holder dies.
-
-    Where the file system has no locks nobody waits: work is then done twice, which `published` makes harmless.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _write(path: Path, splits: Mapping[SplitName, Split]) -> None:

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from search.datasets.arrays import published
 from search.errors import DataError
-from search.files import Files
+from search.files import Files, published
 
 A = TypeVar("A")
 B = TypeVar("B")

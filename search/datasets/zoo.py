@@ -19,11 +19,11 @@ from pydantic import Field, field_validator, model_validator
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
-from search.datasets.arrays import SPLITS, check_memory, exclusive, kept_split
+from search.datasets.arrays import SPLITS, check_memory, kept_split
 from search.datasets.partition import stratified
 from search.datasets.pictures import Channels, Tree, statistics, to_array
 from search.errors import DataError, did_you_mean
-from search.files import Files
+from search.files import Files, exclusive
 from search.part import Name, Part
 from search.plugins import DatasetInfo, Split, SplitName
 from search.spec import Location

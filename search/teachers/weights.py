@@ -7,14 +7,11 @@ which does not fit the architecture is refused without spending the memory it as
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -22,18 +19,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from search.errors import WeightsError
+from search.header import FLOATS, MOST_HEADER, Header, short
 
-_MOST_HEADER = 4 * 2**20
-_MOST_TENSORS = 20_000
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_WHOLE = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_BYTES = {**_FLOATS, **_WHOLE}
 _SHOWN = 3
-
-_CONVERT = (
-    "convert it once, where you trust the file: "
-    "`state = torch.load(FILE, weights_only=True)` and `safetensors.torch.save_file(state, 'weights.safetensors')`"
-)
 
 
 def load_weights(model: nn.Module, source: Path | bytes) -> None:
@@ -47,7 +35,7 @@ def load_weights(model: nn.Module, source: Path | bytes) -> None:
         WeightsError: not a safetensors file, damaged, not those of this architecture, or not finite.
     """
     content = source if isinstance(source, bytes) else _read(source, model)
-    _check(_Header.of(content[: _MOST_HEADER + 8], len(content)), model)
+    _check(Header.of(content[: MOST_HEADER + 8], len(content)), model)
     try:
         found = load(content)
     except (SafetensorError, ValueError) as error:
@@ -66,51 +54,6 @@ def save_weights(model: nn.Module) -> bytes:
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    """Dtype and shape by name."""
-
-    @classmethod
-    def of(cls, start: bytes, size: int) -> _Header:
-        """From the first bytes of a file of `size` bytes; raises `WeightsError`."""
-        _check_magic(start)
-        length = int.from_bytes(start[:8], "little")
-        if length > _MOST_HEADER or length > size - 8:
-            raise _not_safetensors(f"it announces a header of {length:,} bytes")
-        try:
-            header = json.loads(start[8 : 8 + length])
-        except (ValueError, RecursionError):
-            raise _not_safetensors("its header is not JSON") from None
-        if not isinstance(header, dict):
-            raise _not_safetensors("its header is not a table of tensors")
-        header.pop("__metadata__", None)
-        if len(header) > _MOST_TENSORS:
-            raise WeightsError(f"the weights file holds {len(header):,} tensors; at most {_MOST_TENSORS:,} are read")
-        tensors = {name: _entry(name, entry) for name, entry in header.items()}
-        promised = sum(_BYTES[dtype] * math.prod(shape) for dtype, shape in tensors.values())
-        if promised != size - 8 - length:
-            raise WeightsError(
-                f"the weights file is cut off or damaged: its header promises {promised:,} bytes of weights and "
-                f"{size - 8 - length:,} follow; save or copy it again"
-            )
-        return cls(tensors)
-
-
-def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
-    try:
-        dtype, shape = entry["dtype"], entry["shape"]
-    except (TypeError, KeyError):
-        raise _not_safetensors(f"its header has no dtype or shape for `{_short(name)}`") from None
-    if not isinstance(shape, list) or not all(type(side) is int and 0 <= side < 2**40 for side in shape):
-        raise _not_safetensors(f"its header has no valid shape for `{_short(name)}`")
-    if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise WeightsError(
-            f"`{_short(name)}` has the dtype {_short(str(dtype))}; weights are read as {', '.join(_FLOATS)}"
-        )
-    return dtype, tuple(shape)
-
-
 def _read(path: Path, model: nn.Module) -> bytes:
     """The file's bytes, once its header has been found to fit `model`."""
     try:
@@ -119,7 +62,7 @@ def _read(path: Path, model: nn.Module) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise WeightsError(f"{path.name} is not a file; name a .safetensors file")
-            _check(_Header.of(_beginning(file), status.st_size), model)
+            _check(Header.of(_beginning(file), status.st_size), model)
             file.seek(0)
             return file.read()
     except OSError as error:
@@ -128,23 +71,10 @@ def _read(path: Path, model: nn.Module) -> bytes:
 
 def _beginning(file: BinaryIO) -> bytes:
     start = file.read(8)
-    return start + file.read(min(int.from_bytes(start, "little"), _MOST_HEADER))
+    return start + file.read(min(int.from_bytes(start, "little"), MOST_HEADER))
 
 
-def _check_magic(start: bytes) -> None:
-    if start[:2] == b"PK":
-        raise WeightsError(f"this is a zip file, as torch.save writes it; only safetensors are read: {_CONVERT}")
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and start[8:9] != b"{":
-        raise WeightsError(f"this is a pickle, which can run any program; only safetensors are read: {_CONVERT}")
-    if len(start) < 10 or start[8:9] != b"{":
-        raise _not_safetensors("its header is missing")
-
-
-def _not_safetensors(why: str) -> WeightsError:
-    return WeightsError(f"this is not a safetensors file: {why}; if it comes from torch.save, {_CONVERT}")
-
-
-def _check(header: _Header, model: nn.Module) -> None:
+def _check(header: Header, model: nn.Module) -> None:
     expected: Mapping[str, Tensor] = model.state_dict()
     found = header.tensors
     unexpected = sorted(found.keys() - expected.keys())
@@ -157,7 +87,7 @@ def _check(header: _Header, model: nn.Module) -> None:
     dtypes = [
         f"{name} is {dtype}"
         for name, (dtype, _) in found.items()
-        if name in expected and (dtype in _FLOATS) != expected[name].dtype.is_floating_point
+        if name in expected and (dtype in FLOATS) != expected[name].dtype.is_floating_point
     ]
     faults = [
         f"{len(names)} {what}: {_first(names)}"
@@ -194,9 +124,5 @@ def _check_values(name: str, tensor: Tensor) -> None:
 
 
 def _first(names: Sequence[str]) -> str:
-    shown = ", ".join(_short(name) for name in names[:_SHOWN])
+    shown = ", ".join(short(name) for name in names[:_SHOWN])
     return f"{shown}, ..." if len(names) > _SHOWN else shown
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 120 else f"{name[:117]}..."
