@@ -6,14 +6,15 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
 from search.errors import StorageFull, StoreUnavailable, UserError
-from workers.ports import Artifact
+from workers.ports import PIECE, Artifact
 from workers.rules import check_key, no_such_artifact
 
 _INCOMING = ".incoming"
@@ -47,22 +48,27 @@ class FolderArtifacts:
         self._local = isinstance(self._fs, fs.LocalFileSystem)
 
     def put(self, key: str, data: bytes) -> Artifact:
+        return self.put_pieces(key, (data,), lambda artifact: None)
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes], accept: Callable[[Artifact], None]) -> Artifact:
         place, incoming = self._place(check_key(key)), f"{self._root}/{_INCOMING}/{uuid.uuid4().hex}"
-        with _translated():
-            try:
+        try:
+            with _translated():
                 if self._local:  # a bucket has no folders
                     for path in (incoming, place):
                         self._fs.create_dir(path.rpartition("/")[0], recursive=True)
-                with self._fs.open_output_stream(incoming) as stream:
-                    stream.write(data)
+                stream = self._fs.open_output_stream(incoming)
+            artifact = _written(stream, key, pieces)
+            accept(artifact)
+            with _translated():
                 self._sync(incoming)
                 self._fs.move(incoming, place)
                 self._sync(place.rpartition("/")[0])
-            except OSError:
-                with suppress(OSError):
-                    self._fs.delete_file(incoming)
-                raise
-        return Artifact(key, len(data), hashlib.sha256(data).hexdigest())
+        except BaseException:
+            with suppress(OSError):
+                self._fs.delete_file(incoming)
+            raise
+        return artifact
 
     def get(self, key: str) -> bytes:
         """
@@ -81,6 +87,31 @@ class FolderArtifacts:
             raise StoreUnavailable(f"the artifact `{key}` has {info.size} bytes, but {len(data)} came")
         return data
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Raises as `get` does."""
+        place, came = self._place(check_key(key)), 0
+        with _translated():
+            info = self._fs.get_file_info(place)
+            if info.type != fs.FileType.File:
+                raise no_such_artifact(key)
+            stream = self._fs.open_input_stream(place)
+        with stream:
+            while True:
+                with _translated():
+                    piece: bytes = stream.read(PIECE)
+                if not piece:
+                    break
+                came += len(piece)
+                yield piece
+        if came != info.size:
+            raise StoreUnavailable(f"the artifact `{key}` has {info.size} bytes, but {came} came")
+
+    def delete(self, key: str) -> None:
+        place = self._place(check_key(key))
+        with _translated(), suppress(FileNotFoundError):
+            if self._fs.get_file_info(place).type == fs.FileType.File:
+                self._fs.delete_file(place)
+
     def has(self, key: str) -> bool:
         with _translated():
             found: bool = self._fs.get_file_info(self._place(check_key(key))).type == fs.FileType.File
@@ -97,6 +128,23 @@ class FolderArtifacts:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _written(stream: Any, key: str, pieces: Iterable[bytes]) -> Artifact:
+    """Closes the stream whatever happens; what `pieces` raises goes through as it is."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+            with _translated():
+                stream.write(piece)
+        with _translated():
+            stream.flush()
+    finally:
+        with _translated():
+            stream.close()
+    return Artifact(key, size, digest.hexdigest())
 
 
 @contextmanager

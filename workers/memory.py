@@ -6,7 +6,7 @@ import copy
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers import rules
 from workers.events import Event, Kind
-from workers.ports import Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile
+from workers.ports import PIECE, Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile
 
 
 @dataclass
@@ -339,3 +339,16 @@ class MemoryArtifacts:
 
     def has(self, key: str) -> bool:
         return rules.check_key(key) in self._files
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes], accept: Callable[[Artifact], None]) -> Artifact:
+        rules.check_key(key)
+        data = b"".join(pieces)
+        accept(Artifact(key, len(data), hashlib.sha256(data).hexdigest()))
+        return self.put(key, data)
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        data = self.get(key)
+        yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
+
+    def delete(self, key: str) -> None:
+        self._files.pop(rules.check_key(key), None)

@@ -7,7 +7,7 @@ and for tests. One contract suite holds over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -211,6 +211,10 @@ class Ledger(Protocol):
         ...
 
 
+PIECE = 2**20
+"""Bytes of a file that are in memory at once, where it comes in pieces."""
+
+
 class Artifacts(Protocol):
     """
     Files by key. Keys are made by us from ids and hashes, with `/` between parts, never from what a user wrote.
@@ -226,3 +230,18 @@ class Artifacts(Protocol):
         ...
 
     def has(self, key: str) -> bool: ...
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes], accept: Callable[[Artifact], None]) -> Artifact:
+        """
+        As `put`, of a file that is never whole in memory. `accept` is shown what has come before it is published; what
+        it or `pieces` raises goes through, and then nothing is left of the file.
+        """
+        ...
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """The file as `get` gives it, a MiB at a time. Raises `NotFound`."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Afterwards nothing is there; again changes nothing."""
+        ...
