@@ -56,7 +56,14 @@ def create_app(
         app.state.draining.set()
         await run_in_threadpool(checker.close)
 
-    metrics = Metrics(record)
+    throttle, streams = Throttle(settings.key_rate, settings.key_burst), events.Streams(settings.event_streams)
+    over = draining or threading.Event()
+    metrics = Metrics(
+        record,
+        throttle,
+        ready=lambda: not over.is_set() and record.schema_version() == app.state.schema_version,
+        streams=lambda: streams.open,
+    )
     app = FastAPI(
         title="Stillhouse",
         version=version("stillhouse"),
@@ -74,11 +81,10 @@ def create_app(
         exception_handlers=dict(HANDLERS),
     )
     app.state.settings, app.state.record, app.state.artifacts = settings, record, artifacts
-    app.state.asking, app.state.throttle = Asking(checker), Throttle(settings.key_rate, settings.key_burst)
+    app.state.asking, app.state.throttle = Asking(checker), throttle
     app.state.provider = _provider(settings)
     app.state.metrics, app.state.schema_version = metrics, schema_version
-    app.state.draining = draining or threading.Event()
-    app.state.streams = events.Streams(settings.event_streams)
+    app.state.draining, app.state.streams = over, streams
     for router in (
         probes.open_to_all,
         probes.guarded,

@@ -74,7 +74,7 @@ def _drive(claim: Claim, settings: Settings) -> None:
     from workers.driver import Driver
     from workers.heartbeat import Heartbeat
 
-    ledger = SqlLedger(connect(settings.database_url))
+    ledger = SqlLedger(connect(settings.database_url, pool=4))
     artifacts = FolderArtifacts(settings.artifacts)
     files = Files(cache=settings.home / "cache", roots=settings.data_roots)
     heartbeat = Heartbeat(

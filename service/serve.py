@@ -20,6 +20,7 @@ from service import latchkey
 from service.app import create_app
 from service.checker import CachedChecker, ChildChecker, warm
 from service.drive import Launcher
+from service.metrics import Drivers, dispatcher_registry, publish
 from service.settings import PREFIX, InvalidSettings, Settings
 from service.store import engine as database
 from service.store.ledger import SqlLedger
@@ -65,9 +66,9 @@ def serve(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | N
     with _alone(settings):
         record, ledger = _opened(settings)
         _lay_key(settings, record, on_key)
-        draining = threading.Event()
-        with _dispatching(settings, ledger, draining):
-            _answer_requests(settings, record, draining, on_ready)
+        draining, dispatcher = threading.Event(), _dispatcher(settings, ledger)
+        with _dispatching(dispatcher, draining):
+            _answer_requests(settings, record, draining, on_ready, dispatcher)
 
 
 def serve_api(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | None = None) -> None:
@@ -83,7 +84,9 @@ def serve_dispatcher(settings: Settings) -> None:
     """The dispatcher alone, until SIGTERM or Ctrl+C; any number may share one Postgres. Raises as `serve` does."""
     stop = threading.Event()
     with _alone(settings), _signals(lambda: stop.set()):
-        _dispatcher(settings, _opened(settings)[1]).run(stop)
+        dispatcher = _dispatcher(settings, _opened(settings)[1])
+        publish(settings, dispatcher_registry(dispatcher))
+        dispatcher.run(stop)
 
 
 @contextmanager
@@ -123,7 +126,7 @@ STARTING = "server"
 
 def _opened(settings: Settings) -> tuple[SqlRecord, SqlLedger]:
     """Both sides of the record, over tables of this version."""
-    engine = database.ready(settings.database_url, shown=settings.database)
+    engine = database.ready(settings.database_url, shown=settings.database, pool=settings.database_pool)
     return SqlRecord(engine), SqlLedger(engine)
 
 
@@ -138,12 +141,12 @@ def _dispatcher(settings: Settings, ledger: SqlLedger) -> Dispatcher:
 
 
 @contextmanager
-def _dispatching(settings: Settings, ledger: SqlLedger, draining: threading.Event) -> Iterator[None]:
+def _dispatching(dispatcher: Dispatcher, draining: threading.Event) -> Iterator[None]:
     """A dispatcher in a thread; nothing is claimed any more once `draining` is set."""
 
     def run() -> None:
         try:
-            _dispatcher(settings, ledger).run(draining)
+            dispatcher.run(draining)
         except Exception:
             # A server that takes jobs and starts none is worse than one that is seen to be down.
             logger.critical("the dispatcher died; the server ends", exc_info=True)
@@ -159,7 +162,11 @@ def _dispatching(settings: Settings, ledger: SqlLedger, draining: threading.Even
 
 
 def _answer_requests(
-    settings: Settings, record: SqlRecord, draining: threading.Event, on_ready: OnReady | None
+    settings: Settings,
+    record: SqlRecord,
+    draining: threading.Event,
+    on_ready: OnReady | None,
+    dispatcher: Dispatcher | None = None,
 ) -> None:
     with _listening(settings) as listener:
         files = Files(cache=settings.home / "cache", roots=settings.data_roots)
@@ -172,6 +179,9 @@ def _answer_requests(
             schema_version=database.latest_revision(),
             draining=draining,
         )
+        if dispatcher is not None:
+            app.state.metrics.registry.register(Drivers(dispatcher))
+        publish(settings, app.state.metrics.registry)
         server = _Server(
             uvicorn.Config(
                 app,

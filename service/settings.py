@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     """How long a job stays with a driver that has gone silent."""
     stall_seconds: float = Field(900.0, ge=10)
     """How long a driver may show no progress before it gives its job back."""
+    database_pool: int = Field(16, ge=2, le=1000)
+    """Connections to the database that one API or dispatcher may have; a driver has at most 4."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Where figures for Prometheus are had without a key; nowhere by default. APIs have `/metrics` besides."""
+    metrics_host: str = Field("127.0.0.1", min_length=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     """`json` writes one object a line, with the ids of request, tenant, job and trial where they are known."""

@@ -31,7 +31,13 @@ class Throttle:
         self.rate, self._burst, self._clock, self._most = rate, burst, clock, most
         self._lock = threading.Lock()
         self._buckets: dict[str, tuple[float, float]] = {}
+        self.refused = 0
         self._policy = f'"key";q={burst};w={math.ceil(burst / rate)}'
+
+    @property
+    def watched(self) -> int:
+        """Keys with a bucket."""
+        return len(self._buckets)
 
     def take(self, key: str) -> Allowance:
         with self._lock:
@@ -40,6 +46,7 @@ class Throttle:
             tokens = min(float(self._burst), tokens + (moment - at) * self.rate)
             taken = tokens >= 1
             tokens -= taken
+            self.refused += not taken
             self._buckets[key] = (tokens, moment)
             if len(self._buckets) > self._most:
                 self._forget(moment)

@@ -30,7 +30,8 @@ class WholeLedger(SqlJobs, SqlLedger):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine, OPERATOR)
         record = SqlRecord(engine)
-        self.counts, self.ping, self.schema_version = record.counts, record.ping, record.schema_version
+        self.ping, self.schema_version = record.ping, record.schema_version
+        self.counts = lambda: record.figures(None, reach_seconds=0).jobs
         self.account = record.account(OPERATOR)
 
 

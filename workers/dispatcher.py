@@ -52,8 +52,16 @@ class Dispatcher:
         poll_seconds: float = 0.5,
     ) -> None:
         self._ledger, self._launch, self._owner = ledger, launch, owner
-        self._slots, self._lease, self._grace, self._poll = slots, lease_seconds, grace_seconds, poll_seconds
+        self._lease, self._grace, self._poll = lease_seconds, grace_seconds, poll_seconds
         self._running: list[_Running] = []
+        self.slots = slots
+        self.ended = {True: 0, False: 0}
+        """Drivers that are gone, by whether they ended in good order."""
+
+    @property
+    def running(self) -> int:
+        """Drivers that are there."""
+        return len(self._running)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Drivers go on after that: they hold their own leases."""
@@ -71,7 +79,7 @@ class Dispatcher:
                 self._bury(running)
             else:
                 self._insist(running)
-        while len(self._running) < self._slots:
+        while len(self._running) < self.slots:
             claim = self._ledger.claim(self._owner, self._lease)
             if claim is None:
                 return
@@ -80,6 +88,7 @@ class Dispatcher:
     def _bury(self, running: _Running) -> None:
         self._running.remove(running)
         code = running.process.returncode
+        self.ended[code == 0] += 1
         _kill_group(running.process.pid)
         if code != 0:
             job = running.claim.job_id

@@ -97,7 +97,10 @@ def server(settings: SettingsDep) -> Server:
     },
 )
 def metrics(request: Request) -> Response:
-    """Numbers for Prometheus. Scrape every replica itself, not through a load balancer."""
+    """
+    Numbers for Prometheus. Scrape every replica itself, not through a load balancer. While the record cannot be
+    reached, `stillhouse_ready` is 0 and what is read from it is missing.
+    """
     return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -13,20 +13,23 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url, text
 
 from search.errors import StorageFull, StoreUnavailable, UserError
+from service.store.ports import Connections
 
 _BUSY_SECONDS = 10
+_POOL_SECONDS = 5
 _MIGRATIONS_LOCK = 0x5714_1104
 _POSTGRES_OPTIONS = (
     "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on"
 )
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, *, pool: int = 16) -> Engine:
     """
-    An engine for `sqlite:////path/to/file.db` (its folder is made when missing) or `postgresql://user@host/name`.
+    An engine for `sqlite:////path/to/file.db` (its folder is made when missing) or `postgresql://user@host/name`, with
+    at most `pool` connections at a time.
 
     A commit is on disk when it returns. Connections are made when they are needed, so a database that is down is
     noticed at the first transaction, as `StoreUnavailable`.
@@ -41,12 +44,14 @@ def connect(url: str) -> Engine:
         raise UserError(f"not the URL of a database; {_EXAMPLES}") from None
     match parsed.get_backend_name():
         case "sqlite":
-            return _sqlite(parsed)
+            return _sqlite(parsed, pool=pool)
         case "postgresql":
             return create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
-                pool_timeout=5,
+                pool_size=pool,
+                max_overflow=0,
+                pool_timeout=_POOL_SECONDS,
                 connect_args={"connect_timeout": 5, "options": _POSTGRES_OPTIONS, "application_name": "stillhouse"},
             )
         case other:
@@ -56,14 +61,20 @@ def connect(url: str) -> Engine:
 _EXAMPLES = "write `sqlite:////path/to/stillhouse.db` or `postgresql://user:password@host/database`"
 
 
-def _sqlite(url: URL, *, references: bool = True) -> Engine:
+def _sqlite(url: URL, *, references: bool = True, pool: int = 1) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise UserError("a record in SQLite needs a file: its processes share it; write `sqlite:////path/to/file.db`")
     try:
         Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"the folder of the database cannot be made: {error.strerror}") from error
-    engine = create_engine(url, pool_timeout=5, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(
+        url,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=_POOL_SECONDS,
+        connect_args={"timeout": _BUSY_SECONDS},
+    )
 
     @event.listens_for(engine, "connect")
     def opened(connection: sqlite3.Connection, _: object) -> None:
@@ -79,6 +90,13 @@ def _sqlite(url: URL, *, references: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def connections(engine: Engine) -> Connections:
+    """How many connections are in use and how many there may be, without looking at the database."""
+    pool = engine.pool
+    assert isinstance(pool, QueuePool)  # noqa: S101 - as `connect` makes it
+    return Connections(pool.checkedout(), pool.size())
 
 
 @contextmanager
@@ -184,7 +202,7 @@ def _migrate(engine: Engine, to: str) -> None:
             )
 
 
-def ready(url: str, *, shown: str) -> Engine:
+def ready(url: str, *, shown: str, pool: int = 16) -> Engine:
     """
     The way to a database whose tables are those of this version; a SQLite file is brought to them first. `shown` is
     the URL as errors may show it.
@@ -193,7 +211,7 @@ def ready(url: str, *, shown: str) -> Engine:
         UserError: the tables are those of another version, or `connect` says so.
         StoreUnavailable: it cannot be reached.
     """
-    engine = connect(url)
+    engine = connect(url, pool=pool)
     if engine.dialect.name == "sqlite":
         migrate(engine)
     found, expected = current_revision(engine), latest_revision()

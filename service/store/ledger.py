@@ -8,16 +8,18 @@ other and its events are numbered without gaps. On SQLite the lock is the whole 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, and_, func, insert, select, update
 from ulid import ULID
 
+from search.errors import StaleClaim, StorageFull, StoreUnavailable
 from search.trial import Score, State, Trial
-from service.store import quotas
+from service.store import figures, quotas
 from service.store.engine import reading, writing
+from service.store.ports import Tally
 from service.store.rows import end, find, put_trial, records, tell, trials_of
 from service.store.tables import artifacts, in_seconds, jobs, now, phases, scores, trials
 from workers import rules
@@ -43,21 +45,26 @@ class SqlLedger:
             if not turns:
                 return None  # an idle dispatcher asks twice a second and need not lock anything for it
             with writing(self._engine) as connection:
+                given = None
                 row = quotas.next_free(connection, turns)
                 if row is None:
                     return None
                 token = row.token + 1
-                _take_over(connection, row)
+                expired = _take_over(connection, row)
                 if row.claims and row.cancel_requested_at is not None:
                     end(connection, row.id, JobState.CANCELLED, rules.CANCELLED, token=token)
                 elif rules.exhausted(row.spec, row.fruitless):
                     end(connection, row.id, JobState.FAILED, rules.given_up(row.fruitless), token=token)
                 else:
                     _give(connection, row, token, owner, lease_seconds)
-                    return Claim(row.id, token, row.spec)
+                    given = Claim(row.id, token, row.spec)
+                if expired:
+                    figures.count(connection, Tally.LEASES_EXPIRED)
+            if given is not None:
+                return given
 
     def renew(self, claim: Claim, lease_seconds: float) -> bool:
-        with writing(self._engine) as connection:
+        with self._refusing() as connection:
             row = _owned(connection, claim)
             if row.ended_at is None:
                 quotas.charge(connection, row)
@@ -65,7 +72,7 @@ class SqlLedger:
             return row.cancel_requested_at is not None
 
     def release(self, claim: Claim) -> None:
-        with writing(self._engine) as connection:
+        with self._refusing() as connection:
             quotas.charge(connection, _owned(connection, claim))
             _set(connection, claim, lease_until=None, charged_at=None)
 
@@ -155,11 +162,22 @@ class SqlLedger:
     @contextmanager
     def _held(self, claim: Claim) -> Iterator[tuple[Connection, Row[Any]]]:
         """A transaction in which `claim` is the latest of a job that goes on, and nobody else writes to the job."""
-        with writing(self._engine) as connection:
+        with self._refusing() as connection:
             row = _owned(connection, claim)
             if row.ended_at is not None:
                 raise rules.at_its_end(claim.job_id, JobState(row.state))
             yield connection, row
+
+    @contextmanager
+    def _refusing(self) -> Iterator[Connection]:
+        """A transaction in which a claim that is over is refused; each refusal is counted, in one of its own."""
+        try:
+            with writing(self._engine) as connection:
+                yield connection
+        except StaleClaim:
+            with suppress(StoreUnavailable, StorageFull), writing(self._engine) as connection:
+                figures.count(connection, Tally.STALE_WRITES)
+            raise
 
 
 def _owned(connection: Connection, claim: Claim) -> Row[Any]:
@@ -173,10 +191,11 @@ def _set(connection: Connection, claim: Claim, **changes: Any) -> None:
     connection.execute(update(jobs).where(jobs.c.id == claim.job_id).values(**changes))
 
 
-def _take_over(connection: Connection, row: Row[Any]) -> None:
-    """What a driver that is gone has left behind."""
+def _take_over(connection: Connection, row: Row[Any]) -> bool:
+    """Puts in order what a driver that is gone has left behind; whether it had let its lease run out."""
     quotas.charge(connection, row)
-    happenings = [Happening(Kind.LEASE_EXPIRED, {})] if row.lease_until is not None else []
+    expired = row.lease_until is not None
+    happenings = [Happening(Kind.LEASE_EXPIRED, {})] if expired else []
     if row.claims:
         for trial in trials_of(connection, row.id):
             if trial.state is State.RUNNING:
@@ -185,6 +204,7 @@ def _take_over(connection: Connection, row: Row[Any]) -> None:
                 happenings.append(changed.happening)
     if happenings:
         tell(connection, row.id, happenings)
+    return expired
 
 
 def _give(connection: Connection, row: Row[Any], token: int, owner: str, lease_seconds: float) -> None:

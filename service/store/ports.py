@@ -128,6 +128,53 @@ class BeyondQuota(UserError):
     code = "BEYOND_QUOTA"
 
 
+class Tally(StrEnum):
+    """What is counted on record, because the processes where it happens do not live to tell."""
+
+    LEASES_EXPIRED = "leases_expired"
+    STALE_WRITES = "stale_writes"
+    """Writes of drivers that had lost their job to another; they were refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How many values fell into each bucket of a histogram, the last without bound, and their sum."""
+
+    counts: tuple[int, ...]
+    sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The house as a whole, all tenants together. The second half is what has happened since one was asked for last."""
+
+    jobs: Mapping[JobState, int]
+    """Every state is there."""
+    queue_seconds: float
+    """How long the oldest job that waits has waited; 0 when none does."""
+    correlations: Sequence[float]
+    """Of the latest jobs that succeeded, from the least: how well short training foretold long training."""
+    tallies: Mapping[Tally, int]
+    until: datetime
+    """Up to when the following were counted."""
+    waits: Spread
+    """Seconds from submission to the first claim."""
+    trials: Spread
+    """Seconds that trials were trained, from rung to rung."""
+    proposals: int
+    """Trials that came to their first score."""
+    projected: int
+    """Those of them that are not what the strategy had proposed, but the nearest to it that keeps the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """To the database, of this process."""
+
+    used: int
+    most: int
+
+
 class Jobs(Protocol):
     """
     The jobs of one tenant, as its users see them. Those of others are not there. What a method returns is a value:
@@ -218,8 +265,14 @@ class Record(Protocol):
 
     def has_tenant(self, name: str) -> bool: ...
 
-    def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state, all tenants together; every state is there."""
+    def figures(self, since: datetime | None, *, reach_seconds: float) -> Figures:
+        """
+        `since` is `until` of the figures before these; without any, what happened in the last `reach_seconds` counts.
+        """
+        ...
+
+    def connections(self) -> Connections:
+        """Does not look at the database."""
         ...
 
     def ping(self) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hmac
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Engine, func, inspect, or_, select, text, update
+from sqlalchemy import ColumnElement, Engine, inspect, or_, select, text, update
 
 from search.errors import StoreUnavailable
 from service.store.accounts import SqlAccount, as_key, digest_of
-from service.store.engine import current_revision, reading, writing
+from service.store.engine import connections, current_revision, reading, writing
+from service.store.figures import SETTLED_SECONDS, figures
 from service.store.jobs import SqlJobs
-from service.store.ports import Caller, Key
-from service.store.tables import in_seconds, jobs, keys, now, tenants
-from workers.ports import JobState
+from service.store.ports import Caller, Connections, Figures, Key
+from service.store.tables import in_seconds, keys, now, tenants
 
 logger = logging.getLogger("stillhouse.record")
 
@@ -25,8 +25,8 @@ USE_NOTED_SECONDS = 60
 class SqlRecord:
     """`service.store.ports.Record` over a migrated database. Threads may share it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, settled_seconds: float = SETTLED_SECONDS) -> None:
+        self._engine, self._settled = engine, settled_seconds
 
     def jobs(self, caller: Caller) -> SqlJobs:
         return SqlJobs(self._engine, caller)
@@ -64,10 +64,12 @@ class SqlRecord:
         with reading(self._engine) as connection:
             return connection.execute(select(tenants.c.name).where(tenants.c.name == name)).first() is not None
 
-    def counts(self) -> dict[JobState, int]:
+    def figures(self, since: datetime | None, *, reach_seconds: float) -> Figures:
         with reading(self._engine) as connection:
-            found = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in found}
+            return figures(connection, since, reach_seconds, self._settled)
+
+    def connections(self) -> Connections:
+        return connections(self._engine)
 
     def ping(self) -> None:
         with reading(self._engine) as connection:

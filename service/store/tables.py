@@ -235,6 +235,7 @@ scores = Table(
     Column("seconds", Float(53), nullable=False),
     Column("at", Moment, nullable=False),
     Column("cached", Boolean, nullable=False, server_default=false()),
+    Index("ix_scores_at", "at"),
 )
 
 artifacts = Table(
@@ -383,6 +384,13 @@ deliveries = Table(
         postgresql_where=column("next_at").is_not(None),
     ),
     Index("ix_deliveries_newest", "webhook_id", "created_at", "id"),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("name", Text, primary_key=True),  # of `service.store.ports.Tally`
+    Column("value", BigInteger, nullable=False),
 )
 
 _STAYS = "the audit is only added to"

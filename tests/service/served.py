@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from search.trial import Score, Trial
 from service.app import create_app
 from service.checker import CachedChecker, Checker, DirectChecker
 from service.settings import Settings
-from service.store.ports import Account, Caller, Jobs
+from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
+from service.store.ports import Account, Caller, Connections, Figures, Jobs, Spread, Tally
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import Claim, JobState, Phase
 
@@ -52,6 +54,15 @@ class OneTenant:
 
     def account(self, caller: Caller) -> Account:
         raise AssertionError("keys and audits are in databases only")
+
+    def figures(self, since: datetime | None, *, reach_seconds: float) -> Figures:
+        jobs, nothing = self._ledger.counts(), Spread((0,) * (len(CLAIM_BOUNDS) + 1), 0.0)
+        trials = Spread((0,) * (len(TRIAL_BOUNDS) + 1), 0.0)
+        tallies = dict.fromkeys(Tally, 0)
+        return Figures(jobs, 0.0, (), tallies, datetime.now(UTC), nothing, trials, proposals=0, projected=0)
+
+    def connections(self) -> Connections:
+        return Connections(0, 1)
 
     def holder(self, secret: str) -> None:
         return None

@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("parent", sa.Text))
     op.add_column("jobs", sa.Column("deleted_at", sa.BigInteger))
     op.create_index("ix_trials_by_state", "trials", ["job_id", "state"])
+    op.create_index("ix_scores_at", "scores", ["at"])
     op.create_table(
         "idempotency",
         sa.Column("tenant", sa.Text, nullable=False),
@@ -106,6 +107,12 @@ def upgrade() -> None:
     due = sa.text("next_at IS NOT NULL")
     op.create_index("ix_deliveries_due", "deliveries", ["next_at"], sqlite_where=due, postgresql_where=due)
     op.create_index("ix_deliveries_newest", "deliveries", ["webhook_id", "created_at", "id"])
+    op.create_table(
+        "tallies",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("value", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_tallies"),
+    )
 
 
 def _of_a_tenant(table: str) -> list[sa.schema.SchemaItem]:
