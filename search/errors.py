@@ -17,6 +17,7 @@ Everything Stillhouse raises on purpose, drawn:
     │   ├── NotFound              no such job, trial or artifact
     │   ├── StaleClaim            the lease was lost: another driver owns the job now
     │   ├── IllegalTransition     a terminal state is never overwritten
+    │   ├── Outdated              somebody has changed the job since it was looked at
     │   └── KeyReused             an idempotency key came again with another request
     └── StoreUnavailable          the record or the artifacts cannot be reached now; later they may
         └── StorageFull           there is no room left to write
@@ -185,6 +186,10 @@ class StaleClaim(LedgerError):
 
 class IllegalTransition(LedgerError):
     code = "ILLEGAL_TRANSITION"
+
+
+class Outdated(LedgerError):
+    code = "OUTDATED"
 
 
 class KeyReused(LedgerError):

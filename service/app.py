@@ -24,7 +24,7 @@ from service.door import Door, SameOrigin
 from service.metrics import Metrics
 from service.oidc import Provider
 from service.problems import HANDLERS
-from service.routes import accounts, catalog, events, probes
+from service.routes import accounts, catalog, changes, events, probes
 from service.routes import artifacts as artifact_routes
 from service.routes import jobs as job_routes
 from service.schemas import BODY_BYTES
@@ -90,6 +90,7 @@ def create_app(
         probes.guarded,
         catalog.router,
         job_routes.router,
+        changes.router,
         events.router,
         artifact_routes.router,
         accounts.router,

@@ -14,7 +14,7 @@ import anyio.to_thread
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 
-from search.errors import InvalidSpec, NotFound
+from search.errors import FieldError, InvalidSpec, NotFound
 from search.part import Part, read_part
 from search.spec import JobSpec
 from service import journal
@@ -170,14 +170,30 @@ async def _json_body(request: Request) -> Any:
     return read_json(await request.body())
 
 
-def _expect_json(content_type: str) -> None:
+async def _merge_patch(request: Request) -> dict[str, Any]:
+    """A merge patch of an object; raises as `_json_body` does, and `InvalidBody` when it is none."""
+    _expect_json(request.headers.get("content-type", ""), MERGE_PATCH, "application/json")
+    patch = read_json(await request.body())
+    if not isinstance(patch, dict):
+        raise InvalidBody([FieldError("", "INVALID_VALUE", "write an object with the fields to change")])
+    return patch
+
+
+async def _optional_patch(request: Request) -> dict[str, Any]:
+    """Empty without a body."""
+    return await _merge_patch(request) if await request.body() else {}
+
+
+MERGE_PATCH = "application/merge-patch+json"
+
+
+def _expect_json(content_type: str, *kinds: str) -> None:
+    kinds = kinds or ("application/json",)
     declared = Message()
     declared["content-type"] = content_type
     charset = declared.get_content_charset("utf-8")
-    if declared.get_content_type() != "application/json" or charset not in ("utf-8", "us-ascii"):
-        raise Refusal(
-            "UNSUPPORTED_MEDIA_TYPE", "Send the body as JSON in UTF-8, with `Content-Type: application/json`."
-        )
+    if declared.get_content_type() not in kinds or charset not in ("utf-8", "us-ascii"):
+        raise Refusal("UNSUPPORTED_MEDIA_TYPE", f"Send the body as JSON in UTF-8, with `Content-Type: {kinds[0]}`.")
 
 
 def read_json(body: bytes) -> Any:
@@ -281,3 +297,5 @@ KeyId = Annotated[str, Depends(_key_id)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 JsonBody = Annotated[Any, Depends(_json_body)]
+MergePatch = Annotated[dict[str, Any], Depends(_merge_patch)]
+OptionalPatch = Annotated[dict[str, Any], Depends(_optional_patch)]

@@ -104,6 +104,18 @@ def spec_body(example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def patch_body(example: dict[str, Any], description: str, *, required: bool = True) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads a merge patch (RFC 7396)."""
+    content = {"schema": {"type": "object"}, "example": shown(example)}
+    return {
+        "requestBody": {
+            "required": required,
+            "description": description,
+            "content": {"application/merge-patch+json": content},
+        }
+    }
+
+
 def body(kind: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """`openapi_extra` of a route whose body `service.deps.read_body` reads as `kind`."""
     schema = kind.model_json_schema(ref_template=_REF)

@@ -125,6 +125,10 @@ class Links(Document):
     events: str
     artifacts: str
     cancel: str
+    pause: str
+    resume: str
+    retry: str
+    clone: str
 
 
 class FrontDocument(Document):
@@ -153,8 +157,15 @@ class JobDocument(Document):
     labels: dict[str, str]
     priority: int
     cancel_requested: bool
+    pause_requested: bool
+    paused: bool
+    """Whether nothing is done for it because of that; a driver that has it takes some seconds to give it back."""
     claims: int
     """How often a driver has taken the job: 1 for one that was never interrupted."""
+    revision: int
+    """How often its user has asked for something else of it; the ETag of answers, and what If-Match is held against."""
+    parent: str | None
+    """The job that it is a repeat or a variant of."""
     spec: dict[str, Any]
     """As submitted, every default written out."""
     teacher: TeacherDocument
@@ -231,7 +242,11 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
         labels=record.spec["labels"],
         priority=record.spec["priority"],
         cancel_requested=record.cancel_requested,
+        pause_requested=record.pause_requested,
+        paused=record.pause_requested and not record.leased,
         claims=record.claims,
+        revision=record.revision,
+        parent=record.parent,
         spec=dict(record.spec),
         teacher=_teacher(record),
         student=students[0] if students else None,
@@ -368,4 +383,8 @@ def _links(job_id: str) -> Links:
         events=f"{this}/events",
         artifacts=f"{this}/artifacts",
         cancel=f"{this}:cancel",
+        pause=f"{this}:pause",
+        resume=f"{this}:resume",
+        retry=f"{this}:retry",
+        clone=f"{this}:clone",
     )

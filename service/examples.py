@@ -88,7 +88,11 @@ def _record() -> JobRecord:
         started_at=_BEGAN + timedelta(seconds=1),
         ended_at=_BEGAN + timedelta(seconds=131),
         cancel_requested=False,
+        pause_requested=False,
+        leased=False,
         claims=1,
+        revision=0,
+        parent=None,
         phase=Phase.EXPORT,
         phases={
             phase: PhaseRecord(_BEGAN, seconds, result.model_dump(mode="json"))
@@ -113,7 +117,11 @@ def _queued() -> JobRecord:
         started_at=None,
         ended_at=None,
         cancel_requested=False,
+        pause_requested=False,
+        leased=False,
         claims=0,
+        revision=0,
+        parent=None,
         phase=None,
         phases={},
         files=[],

@@ -16,6 +16,7 @@ from service.documents import JobDocument, job_document
 from service.drive import THREADS, make_backend
 from service.takehome import check_place, placing, student_file
 from workers.events import Event
+from workers.ports import Wish
 
 OWNER = "local"
 _LIFETIME_SECONDS = 3.0e8
@@ -69,6 +70,9 @@ class _Undisturbed:
 
     def stopping(self) -> bool:
         return False
+
+    def wish(self) -> Wish:
+        return Wish.GO_ON
 
     def alive(self) -> None:
         """Nobody watches."""

@@ -23,6 +23,7 @@ from starlette.routing import compile_path
 from search.errors import (
     FieldError,
     LedgerError,
+    Outdated,
     StillhouseError,
     StorageFull,
     StoreUnavailable,
@@ -72,6 +73,9 @@ KINDS: Mapping[str, Kind] = {
     "CONFLICT": Kind(409, "The state of the job does not allow that", "Read the job again, then decide."),
     "STALE_CLAIM": Kind(409, "Another driver owns the job", "Nothing: the other driver goes on."),
     "ILLEGAL_TRANSITION": Kind(409, "A job at its end stays as it is", "Submit a new job."),
+    "OUTDATED": Kind(
+        412, "Somebody has changed it since you looked", "Read it again, decide anew, and send its new ETag."
+    ),
     "BODY_TOO_LARGE": Kind(413, "The body is too large", "A job spec is small; put data and weights into files."),
     "UNSUPPORTED_MEDIA_TYPE": Kind(415, "Only JSON is understood here", "Send `Content-Type: application/json`."),
     "INVALID": Kind(422, "What was asked cannot be done", "Correct the fields in `errors`."),
@@ -132,6 +136,7 @@ _BY_STATUS = {
     404: "NOT_FOUND",
     405: "METHOD_NOT_ALLOWED",
     409: "CONFLICT",
+    412: "OUTDATED",
     413: "BODY_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
     422: "INVALID",
@@ -242,6 +247,12 @@ def on_busy(request: Request, error: CheckerBusy) -> JSONResponse:
     return response(problem("BUSY", error.message, request_id(request)))
 
 
+def on_outdated(request: Request, error: Outdated) -> JSONResponse:
+    # Only whoever has said which revision it means has seen another; for anybody else it is two at one moment.
+    code = "OUTDATED" if "if-match" in request.headers else "CONFLICT"
+    return response(problem(code, error.message, request_id(request)))
+
+
 def on_ledger_error(request: Request, error: LedgerError) -> JSONResponse:
     code = error.code if error.code in KINDS else "CONFLICT"
     return response(problem(code, error.message, request_id(request)))
@@ -302,6 +313,7 @@ def on_invalid_request(request: Request, error: RequestValidationError) -> JSONR
 
 HANDLERS: dict[int | type[Exception], Any] = {
     UserError: on_user_error,
+    Outdated: on_outdated,
     LedgerError: on_ledger_error,
     StoreUnavailable: on_store_unavailable,
     StorageFull: on_storage_full,

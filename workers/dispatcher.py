@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search.errors import LedgerError, StillhouseError
-from workers.ports import Claim, JobState, Ledger
+from workers import rules
+from workers.ports import Claim, JobState, Ledger, Wish
 
 logger = logging.getLogger("stillhouse.dispatcher")
 
@@ -29,7 +30,8 @@ Launch = Callable[[Claim], "subprocess.Popen[bytes]"]
 class _Running:
     claim: Claim
     process: subprocess.Popen[bytes]
-    cancel_seen: float | None = field(default=None)
+    wish: Wish = Wish.GO_ON
+    wished_since: float | None = None
 
 
 class Dispatcher:
@@ -37,7 +39,7 @@ class Dispatcher:
     Keeps up to `slots` drivers going.
 
     A driver that ends without closing its job gives the job back at once, and the next claim goes on from the record.
-    A driver that does not heed a cancellation within `grace_seconds` is killed with all its children.
+    A driver that does not heed a cancellation or a pause within `grace_seconds` is killed with all its children.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Dispatcher:
             stop.wait(self._poll)
 
     def tend(self) -> None:
-        """One round: buries dead drivers, insists on cancellations, claims while there is room."""
+        """One round: buries dead drivers, insists on what users want, claims while there is room."""
         for running in list(self._running):
             if running.process.poll() is not None:
                 self._bury(running)
@@ -94,19 +96,29 @@ class Dispatcher:
             job = running.claim.job_id
             logger.warning("the driver of %s ended with code %s", job, code, extra={"job_id": job})
         with suppress(LedgerError):  # the driver closed the job, or someone else has claimed it
-            if running.cancel_seen is not None:
-                self._ledger.close(running.claim, JobState.CANCELLED, "cancelled by the user")
-            else:
-                self._ledger.release(running.claim)
+            match running.wish:
+                case Wish.CANCEL:
+                    self._ledger.close(running.claim, JobState.CANCELLED, rules.CANCELLED)
+                case Wish.PAUSE:
+                    self._ledger.rest(running.claim)
+                case _:
+                    self._ledger.release(running.claim)
 
     def _insist(self, running: _Running) -> None:
-        if not self._ledger.job(running.claim.job_id).cancel_requested:
+        job = self._ledger.job(running.claim.job_id)
+        running.wish = rules.wish(cancel=job.cancel_requested, pause=job.pause_requested)
+        if running.wish is Wish.GO_ON:
+            running.wished_since = None
             return
         now = time.monotonic()
-        running.cancel_seen = running.cancel_seen or now
-        if now - running.cancel_seen > self._grace:
-            job = running.claim.job_id
-            logger.warning("the driver of %s did not heed the cancellation; killing it", job, extra={"job_id": job})
+        running.wished_since = running.wished_since or now
+        if now - running.wished_since > self._grace:
+            logger.warning(
+                "the driver of %s did not heed the %s asked for; killed",
+                job.id,
+                running.wish,
+                extra={"job_id": job.id},
+            )
             _kill_group(running.process.pid)
 
 

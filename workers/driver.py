@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from search.budget import Budget
-from search.errors import StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
+from search.errors import Outdated, StaleClaim, StillhouseError, StoreUnavailable, VerificationFailed
 from search.evidence import evidence
 from search.export.bundle import FILES
 from search.files import Files
@@ -31,7 +31,7 @@ from workers.exam import Exam, examine
 from workers.exporting import write_student
 from workers.finalists import FinalistsSession
 from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheapest, front_of
-from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase
+from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase, Wish
 from workers.preparing import Preparing
 from workers.results import (
     ElasticResult,
@@ -48,6 +48,7 @@ from workers.results import (
     Winner,
     student_folder,
 )
+from workers.rules import CANCELLED
 from workers.searching import Searching
 from workers.sessions import Watch
 from workers.setting import Setting, on_record
@@ -66,8 +67,8 @@ logger = logging.getLogger("stillhouse.driver")
 R = TypeVar("R", bound=Result)
 
 
-class _Cancelled(Exception):
-    """The user has asked for the end."""
+class _Stopped(Exception):
+    """The user has asked for the end, or for a pause."""
 
 
 class Driver:
@@ -81,9 +82,9 @@ class Driver:
         self._spec: JobSpec = read_spec(claim.spec)
         self._device = "cuda" if self._spec.resources.gpus_per_trial else "cpu"
 
-    def drive(self) -> JobState:
+    def drive(self) -> JobState | None:
         """
-        Walks the phases and closes the job.
+        Walks the phases and closes the job. None: its user wants a pause, and the job was given back.
 
         What the user or a candidate did wrong ends the job as FAILED with a reason. Anything else is raised: the
         machine's fault, after which the job may be claimed again.
@@ -94,8 +95,11 @@ class Driver:
         """
         try:
             self._walk()
-        except _Cancelled:
-            return self._close(JobState.CANCELLED, "cancelled by the user")
+        except _Stopped:
+            if self._watch.wish() is Wish.PAUSE:
+                self._ledger.rest(self._claim)
+                return None
+            return self._close(JobState.CANCELLED, CANCELLED)
         except Hopeless as error:
             return self._close(JobState.FAILED, str(error))
         except (StaleClaim, StoreUnavailable):
@@ -189,8 +193,13 @@ class Driver:
 
     def _search(self, setting: Setting) -> SearchResult:
         self._enter(Phase.SEARCH)
-        searching = Searching(setting, self._backend, self._watch, self._stopwatch, self._note, self._go_on)
-        return self._finish(Phase.SEARCH, searching.walk())
+        while True:
+            revision = self._ledger.job(self._claim.job_id).revision
+            searching = Searching(setting, self._backend, self._watch, self._stopwatch, self._note, self._go_on)
+            try:
+                return self._finish(Phase.SEARCH, searching.walk(), revision=revision)
+            except Outdated:
+                logger.info("the user has changed the job; looking whether more trials are wanted")
 
     def _finalists(self, setting: Setting, found: SearchResult) -> FinalistsResult:
         self._enter(Phase.FINALISTS)
@@ -355,9 +364,9 @@ class Driver:
         self._go_on()
         self._ledger.enter(self._claim, phase)
 
-    def _finish(self, phase: Phase, result: R) -> R:
+    def _finish(self, phase: Phase, result: R, *, revision: int | None = None) -> R:
         self._watch.alive()
-        self._ledger.finish(self._claim, phase, result.model_dump(mode="json"))
+        self._ledger.finish(self._claim, phase, result.model_dump(mode="json"), revision=revision)
         return result
 
     def _note(self, kind: str, **data: object) -> None:
@@ -366,11 +375,11 @@ class Driver:
         self._ledger.note(self._claim, kind, data)
 
     def _ended_early(self) -> Exception:
-        return _Cancelled() if self._watch.stopping() else RuntimeError("a worker ended without an answer")
+        return _Stopped() if self._watch.stopping() else RuntimeError("a worker ended without an answer")
 
     def _go_on(self) -> None:
         if self._watch.stopping():
-            raise _Cancelled
+            raise _Stopped
 
     def _close(self, state: JobState, reason: str) -> JobState:
         self._ledger.close(self._claim, state, reason)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from search.errors import StaleClaim, StillhouseError
-from workers.ports import Claim, Ledger
+from workers.ports import Claim, Ledger, Wish
 
 logger = logging.getLogger("stillhouse.heartbeat")
 
@@ -34,11 +34,15 @@ class Heartbeat:
         self._ledger, self._claim, self._lost = ledger, claim, lost
         self._lease, self._stall = lease_seconds, stall_seconds
         self._moved = self._renewed = time.monotonic()
-        self._cancel, self._over = threading.Event(), threading.Event()
+        self._wish, self._over = Wish.GO_ON, threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def stopping(self) -> bool:
-        return self._cancel.is_set()
+        return self._wish is not Wish.GO_ON
+
+    def wish(self) -> Wish:
+        """What the user wanted when the work was told to stop; a pause may have become a cancellation since."""
+        return self._wish
 
     def alive(self) -> None:
         self._moved = time.monotonic()
@@ -59,8 +63,9 @@ class Heartbeat:
             if now - self._moved > self._stall:
                 self._lost(f"nothing has moved for {self._stall:.0f} s")
             try:
-                if self._ledger.renew(self._claim, self._lease):
-                    self._cancel.set()
+                wish = self._ledger.renew(self._claim, self._lease)
+                if wish is not Wish.GO_ON:  # whoever lets a job go on again lets it be claimed again: work has stopped
+                    self._wish = wish
                 self._renewed = now
             except StaleClaim:
                 self._lost("another driver owns the job now")

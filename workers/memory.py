@@ -17,7 +17,7 @@ from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers import rules
 from workers.events import Event, Kind
-from workers.ports import PIECE, Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile
+from workers.ports import PIECE, Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile, Wish
 
 
 @dataclass
@@ -38,6 +38,10 @@ class _Job:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     cancel_requested: bool = False
+    pause_requested: bool = False
+    revision: int = 0
+    parent: str | None = None
+    deleted: bool = False
     phase: Phase | None = None
     token: int = 0
     claims: int = 0
@@ -68,7 +72,13 @@ class MemoryLedger:
     # The service's side
 
     def submit(
-        self, spec: JobSpec, *, idempotency_key: str | None = None, fingerprint: str | None = None
+        self,
+        spec: JobSpec,
+        *,
+        idempotency_key: str | None = None,
+        fingerprint: str | None = None,
+        parent: str | None = None,
+        action: str = "jobs.create",
     ) -> tuple[JobRecord, bool]:
         """The job and whether it is new; see `service.store.ports.Jobs`."""
         with self._lock:
@@ -77,7 +87,8 @@ class MemoryLedger:
                 if job.fingerprint != fingerprint:
                     raise rules.key_reused(idempotency_key)
                 return _record(job), False
-            job = _Job(f"job_{ULID()}".lower(), rules.plain(spec.model_dump(mode="json")), self._now(), fingerprint)
+            document = rules.plain(spec.model_dump(mode="json"))
+            job = _Job(f"job_{ULID()}".lower(), document, self._now(), fingerprint, parent=parent)
             self._jobs[job.id] = job
             if idempotency_key is not None:
                 self._keys[idempotency_key] = job.id
@@ -92,7 +103,7 @@ class MemoryLedger:
             return [
                 _record(job)
                 for job in newest_first
-                if (before is None or _place(job) < before) and (state is None or job.state is state)
+                if (before is None or _place(job) < before) and state in (None, job.state) and not job.deleted
             ][:limit]
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
@@ -103,10 +114,57 @@ class MemoryLedger:
         with self._lock:
             job = self._find(job_id)
             if not job.state.terminal and not job.cancel_requested:
-                job.cancel_requested = True
+                job.cancel_requested, job.revision = True, job.revision + 1
                 self._tell(job, Kind.CANCEL_REQUESTED)
-                if job.state is JobState.QUEUED:
+                if job.lease_until is None:
                     self._end(job, JobState.CANCELLED, rules.CANCELLED)
+            return _record(job)
+
+    def request_pause(self, job_id: str) -> JobRecord:
+        with self._lock:
+            job = self._find(job_id)
+            rules.may_pause(job.id, job.state, cancel_requested=job.cancel_requested)
+            if not job.pause_requested:
+                job.pause_requested, job.revision = True, job.revision + 1
+                self._tell(job, Kind.PAUSE_REQUESTED)
+                if job.lease_until is None:
+                    self._tell(job, Kind.JOB_PAUSED)
+            return _record(job)
+
+    def resume(self, job_id: str) -> JobRecord:
+        with self._lock:
+            job = self._find(job_id)
+            rules.may_pause(job.id, job.state, cancel_requested=job.cancel_requested)
+            if job.pause_requested:
+                job.pause_requested, job.revision = False, job.revision + 1
+                self._tell(job, Kind.JOB_RESUMED)
+            return _record(job)
+
+    def change(self, job_id: str, spec: JobSpec, *, revision: int) -> JobRecord:
+        with self._lock:
+            job = self._find(job_id)
+            if job.revision != revision:
+                raise rules.outdated(job.id, revision, job.revision)
+            document = rules.plain(spec.model_dump(mode="json"))
+            search = job.phases.get(Phase.SEARCH)
+            happening = rules.changed_spec(
+                job.state,
+                job.spec,
+                document,
+                in_search=search is not None,
+                searched=search is not None and search.result is not None,
+            )
+            if happening is not None:
+                job.spec, job.revision = document, job.revision + 1
+                self._tell(job, *happening)
+            return _record(job)
+
+    def delete(self, job_id: str) -> JobRecord:
+        with self._lock:
+            job = self._find(job_id)
+            rules.may_be_deleted(job.id, job.state)
+            job.deleted = True
+            self._keys = {key: known for key, known in self._keys.items() if known != job_id}
             return _record(job)
 
     def counts(self) -> dict[JobState, int]:
@@ -130,10 +188,15 @@ class MemoryLedger:
             for job in sorted(self._jobs.values(), key=lambda job: (-job.spec["priority"], *_place(job))):
                 if job.state.terminal or (job.lease_until is not None and job.lease_until > now):
                     continue
+                if job.pause_requested and job.lease_until is None:
+                    continue
                 self._take_over(job)
                 job.token += 1
                 if job.claims and job.cancel_requested:
                     self._end(job, JobState.CANCELLED, rules.CANCELLED)
+                elif job.pause_requested:
+                    job.lease_until = None
+                    self._tell(job, Kind.JOB_PAUSED)
                 elif rules.exhausted(job.spec, job.fruitless):
                     self._end(job, JobState.FAILED, rules.given_up(job.fruitless))
                 else:
@@ -157,16 +220,30 @@ class MemoryLedger:
         self._tell(job, Kind.JOB_CLAIMED, claim=job.claims)
         return Claim(job.id, job.token, copy.deepcopy(job.spec))
 
-    def renew(self, claim: Claim, lease_seconds: float) -> bool:
+    def renew(self, claim: Claim, lease_seconds: float) -> Wish:
         with self._lock:
             job = self._owned(claim)
             if not job.state.terminal:
                 job.lease_until = self._now() + timedelta(seconds=lease_seconds)
-            return job.cancel_requested
+            return rules.wish(cancel=job.cancel_requested, pause=job.pause_requested)
 
     def release(self, claim: Claim) -> None:
         with self._lock:
             self._owned(claim).lease_until = None
+
+    def rest(self, claim: Claim) -> None:
+        with self._lock:
+            job = self._owned(claim)
+            if job.lease_until is None:
+                return
+            for trial in job.trials:
+                if trial.state is State.RUNNING:
+                    self._put(job, rules.rested(trial))
+            job.lease_until, job.fruitless = None, max(job.fruitless - 1, 0)
+            if job.cancel_requested:
+                self._end(job, JobState.CANCELLED, rules.CANCELLED)
+            elif job.pause_requested:
+                self._tell(job, Kind.JOB_PAUSED)
 
     def enter(self, claim: Claim, phase: Phase) -> None:
         with self._lock:
@@ -176,7 +253,7 @@ class MemoryLedger:
             job.phases.setdefault(phase, _Phase(self._now()))
             self._tell(job, *rules.entered(phase))
 
-    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any]) -> None:
+    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any], *, revision: int | None = None) -> None:
         with self._lock:
             job = self._held(claim)
             known = job.phases.get(phase)
@@ -184,6 +261,8 @@ class MemoryLedger:
                 raise rules.never_entered(phase)
             if known.result is not None:
                 return
+            if revision is not None and revision != job.revision:
+                raise rules.outdated(job.id, revision, job.revision)
             known.result = rules.plain(result)
             known.ended_at = self._now()
             job.fruitless = 0
@@ -251,10 +330,10 @@ class MemoryLedger:
         return datetime.fromtimestamp(self._clock(), UTC)
 
     def _find(self, job_id: str) -> _Job:
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise rules.no_such_job(job_id) from None
+        job = self._jobs.get(job_id)
+        if job is None or job.deleted:
+            raise rules.no_such_job(job_id)
+        return job
 
     def _owned(self, claim: Claim) -> _Job:
         job = self._find(claim.job_id)
@@ -309,7 +388,11 @@ def _record(job: _Job) -> JobRecord:
         started_at=job.started_at,
         ended_at=job.ended_at,
         cancel_requested=job.cancel_requested,
+        pause_requested=job.pause_requested,
+        leased=job.lease_until is not None,
         claims=job.claims,
+        revision=job.revision,
+        parent=job.parent,
         phase=job.phase,
         phases={phase: _phase_record(job.phases[phase]) for phase in Phase if phase in job.phases},
         files=[job.files[name] for name in sorted(job.files)],

@@ -32,6 +32,14 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
+class Wish(StrEnum):
+    """What the user wants of a job that a driver has."""
+
+    GO_ON = "go on"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
 class Phase(StrEnum):
     """
     The stations of a job, in order. A phase whose result is on record is not done again. `LIBRARY`, `PLAN`, `ELASTIC`
@@ -112,8 +120,16 @@ class JobRecord:
     """First claim."""
     ended_at: datetime | None
     cancel_requested: bool
+    pause_requested: bool
+    """It is not given out until its user lets it go on, and a driver that has it is to give it back."""
+    leased: bool
+    """A driver has it, or has died without giving it back."""
     claims: int
     """How often it was claimed: 1 for a job whose driver never died."""
+    revision: int
+    """How often its user has asked for something else of it."""
+    parent: str | None
+    """The job that it is a repeat or a variant of."""
     phase: Phase | None
     """The phase entered last; None while it is queued."""
     phases: Mapping[Phase, PhaseRecord]
@@ -142,24 +158,37 @@ class Ledger(Protocol):
 
         A job whose lease has run out, or was released, more than `Resources.attempts` times without progress fails with
         reason `INFRASTRUCTURE_EXHAUSTED` instead of being given out; one whose user has asked to cancel it is closed as
-        CANCELLED. Running trials of the former owner become pending.
+        CANCELLED, and one that shall pause stays where it is. Running trials of the former owner become pending.
         """
         ...
 
-    def renew(self, claim: Claim, lease_seconds: float) -> bool:
-        """Extends the lease; true when the user has asked to cancel. Raises `StaleClaim`."""
+    def renew(self, claim: Claim, lease_seconds: float) -> Wish:
+        """Extends the lease, and says what the user wants. Raises `StaleClaim`."""
         ...
 
     def release(self, claim: Claim) -> None:
         """Ends the lease now, so that the job can be claimed again. Raises `StaleClaim`."""
         ...
 
+    def rest(self, claim: Claim) -> None:
+        """
+        Ends the lease because the user wants a pause. Running trials are pending again as if they had not been started,
+        and the claim does not count among those without progress. A job that is to be cancelled by now is CANCELLED;
+        again, or at the job's end, this changes nothing. Raises `StaleClaim`.
+        """
+        ...
+
     def enter(self, claim: Claim, phase: Phase) -> None:
         """The job goes into `phase` (and the phase's state), with an event. Starts the phase's clock, once."""
         ...
 
-    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any]) -> None:
-        """Records a phase's result (JSON) and stops its clock, with an event."""
+    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any], *, revision: int | None = None) -> None:
+        """
+        Records a phase's result (JSON) and stops its clock, with an event.
+
+        Raises:
+            Outdated: `revision` is given, and by now the user has changed the job; look at it again.
+        """
         ...
 
     def job(self, job_id: str) -> JobRecord:

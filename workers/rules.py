@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from search.errors import IllegalTransition, KeyReused, NonFinite, NotFound, StaleClaim
+from search.errors import IllegalTransition, KeyReused, NonFinite, NotFound, Outdated, StaleClaim
 from search.trial import Score, State, Trial
 from workers.events import Kind
-from workers.ports import Artifact, Claim, JobState, Phase
+from workers.ports import Artifact, Claim, JobState, Phase, Wish
 
 CANCELLED = "cancelled by the user"
+PAUSED = "its user has paused the job"
 DRIVER_DIED = "the driver that had it is gone"
 
 
@@ -92,6 +93,73 @@ def closed_job(state: JobState, reason: str) -> Happening:
     return Happening(Kind(f"JOB_{state}"), {"reason": reason})
 
 
+def wish(*, cancel: bool, pause: bool) -> Wish:
+    """Of two that are asked for, the end."""
+    if cancel:
+        return Wish.CANCEL
+    return Wish.PAUSE if pause else Wish.GO_ON
+
+
+def may_pause(job_id: str, state: JobState, *, cancel_requested: bool) -> None:
+    """Raises `IllegalTransition` when there is nothing to pause, or to resume."""
+    if state.terminal:
+        raise at_its_end(job_id, state)
+    if cancel_requested:
+        raise IllegalTransition(f"{job_id} is being cancelled; it does not pause, and does not go on")
+
+
+def may_be_deleted(job_id: str, state: JobState) -> None:
+    """Raises `IllegalTransition` while the job goes on."""
+    if not state.terminal:
+        raise IllegalTransition(f"{job_id} is {state}; cancel it first, and delete it when it has ended")
+
+
+_OPEN_TO_CHANGE = ("labels", "priority", "budget", "search/trials")
+
+
+def changed_spec(
+    state: JobState, before: Mapping[str, Any], after: Mapping[str, Any], *, in_search: bool, searched: bool
+) -> Happening | None:
+    """
+    What is told of a job in `state` whose user puts `after` in the place of the spec `before`; None when they are
+    equal. `in_search` says that the search has begun, `searched` that it is over.
+
+    Labels may always change, and a priority until the end. What the job has come past stays: a budget is that of the
+    survey, so it may change as long as nobody has taken the job; trials may become more until the search is over.
+
+    Raises:
+        IllegalTransition: the job has come too far for that.
+    """
+    changes = {f"/{path}": (_at(before, path), _at(after, path)) for path in _OPEN_TO_CHANGE}
+    changes = {path: values for path, values in changes.items() if values[0] != values[1]}
+    if changes.keys() - {"/labels"} and state.terminal:
+        raise IllegalTransition(f"the job is {state}, and only its labels can change; clone it with what you want")
+    if "/budget" in changes and state is not JobState.QUEUED:
+        raise IllegalTransition(
+            f"the job is {state}: its space and its plan are made for the budget that it has; clone it with the new "
+            "one, which uses again all that was trained"
+        )
+    if "/search/trials" in changes:
+        few, wanted = changes["/search/trials"]
+        if searched:
+            raise IllegalTransition("the search of the job is over; clone it with more trials")
+        if in_search and wanted < few:
+            raise IllegalTransition(f"the search of the job has begun: its {few} trials can only become more")
+    told = {path: {"from": old, "to": new} for path, (old, new) in changes.items()}
+    return Happening(Kind.JOB_CHANGED, {"changes": told}) if told else None
+
+
+def _at(document: Mapping[str, Any], path: str) -> Any:
+    value: Any = document
+    for step in path.split("/"):
+        value = value[step]
+    return value
+
+
+def outdated(job_id: str, asked: int, found: int) -> Outdated:
+    return Outdated(f"{job_id} is at revision {found} by now, not {asked}; read it again and decide anew")
+
+
 def opened(trial: Trial, trial_id: str, number: int) -> Changed:
     trial = Trial(
         id=trial_id,
@@ -143,6 +211,13 @@ def scored(trial: Trial, score: Score, *, last: bool) -> Changed | None:
 def returned(trial: Trial, reason: str) -> Changed:
     _expect(trial, State.RUNNING, "returned")
     return _changed(replace(trial, state=State.PENDING), Kind.TRIAL_RETURNED, reason=reason)
+
+
+def rested(trial: Trial) -> Changed:
+    """As if it had not been started: a pause is no fault of the machine below it."""
+    _expect(trial, State.RUNNING, "returned")
+    trial = replace(trial, state=State.PENDING, attempt=trial.attempt - 1)
+    return _changed(trial, Kind.TRIAL_RETURNED, reason=PAUSED)
 
 
 def closed(trial: Trial, state: State, reason: str) -> Changed:

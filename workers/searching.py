@@ -9,6 +9,7 @@ from search.errors import BudgetImpossible
 from search.evidence import evidence
 from search.front import Front
 from search.recipe import teacher_cost
+from search.spec import read_spec
 from search.starts import starts, within
 from search.trial import State, Trial
 from workers.backends.base import Backend
@@ -47,8 +48,8 @@ class Searching:
         Raises:
             Hopeless: nothing was found that could become a student.
         """
-        levels, trials = self._setting.levels, self._spec.search.trials
-        found = self._searched(margins(self._setting.costs), trials)
+        levels, more = self._setting.levels, 0
+        found = self._searched(margins(self._setting.costs), more)
         missing = [level for level, group in enumerate(found) if not group]
         if missing and (not self._setting.recipe.small() or len(missing) == len(found)):
             raise Hopeless(self._why_no_trial(levels, missing[0]))
@@ -56,10 +57,10 @@ class Searching:
             factors = self._trimmed(found).factors
             if not factors:
                 break
-            trials += max(len(levels), trials // 4)
-            self._note("SENT_BACK", trials=trials, factors=factors)
-            more = self._searched(factors, trials, again=True)
-            found = [new or old for new, old in zip(more, found, strict=True)]
+            more += max(len(levels), self._wanted(more) // 4)
+            self._note("SENT_BACK", trials=self._wanted(more), factors=factors)
+            anew = self._searched(factors, more, again=True)
+            found = [new or old for new, old in zip(anew, found, strict=True)]
         if self._stopwatch.measurements:
             found = self._trimmed(found).finalists
         front, course = self._setting.recipe.front(self._setting.costs), list[float]()
@@ -100,7 +101,12 @@ class Searching:
             self._go_on()
         return session.conclude()
 
-    def _searched(self, factors: Mapping[str, float], trials: int, *, again: bool = False) -> list[list[Trial]]:
+    def _wanted(self, more: int) -> int:
+        """How many trials there may be: as many as the user wants by now, and `more`."""
+        setting = self._setting
+        return read_spec(setting.ledger.job(setting.claim.job_id).spec).search.trials + more
+
+    def _searched(self, factors: Mapping[str, float], more: int, *, again: bool = False) -> list[list[Trial]]:
         """The best trials of every level, predicted to be that much faster than they must be, if there are any such."""
         costs, levels = self._setting.costs, self._setting.levels
         plan = self._setting.known(Phase.PLAN, PlanResult)
@@ -127,7 +133,7 @@ class Searching:
             self._setting.recipe.rungs,
             levels,
             self._watch,
-            trials,
+            lambda: self._wanted(more),
         )
         self._backend.run(InTurn(session, self._repeats), self._setting.workload)
         self._go_on()

@@ -19,7 +19,7 @@ from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers.assignment import Assignment, Done, Failed, Outcome, Progress
 from workers.backends.base import WAIT, Wait
-from workers.ports import Claim, Ledger
+from workers.ports import Claim, Ledger, Wish
 from workers.scores import Scores
 
 logger = logging.getLogger("stillhouse.session")
@@ -31,6 +31,10 @@ class Watch(Protocol):
     """How a session learns that it shall stop, and shows that it is alive."""
 
     def stopping(self) -> bool: ...
+
+    def wish(self) -> Wish:
+        """Why."""
+        ...
 
     def alive(self) -> None: ...
 
@@ -46,7 +50,8 @@ class SearchSession:
     With several levels, loosest first, a trial belongs to the tightest whose budget it keeps, is compared with those of
     its level alone, and may in the end be a finalist of every level that it fits.
 
-    `trials` is how many there may be in all, when that is not what the spec says.
+    `trials` tells how many there may be in all, when that is not what the spec says; it is asked again now and then,
+    for a user may raise it.
     """
 
     def __init__(
@@ -60,10 +65,11 @@ class SearchSession:
         rungs: Rungs,
         levels: Sequence[Budget],
         watch: Watch,
-        trials: int | None = None,
+        trials: Callable[[], int] | None = None,
     ) -> None:
         self._claim, self._ledger, self._scores, self._spec, self._watch = claim, ledger, scores, spec, watch
-        self._limit = spec.search.trials if trials is None else trials
+        self._wanted = trials or (lambda: spec.search.trials)
+        self._limit, self._looks = self._wanted(), Pace()
         self._costs, self._strategy, self._rungs, self._levels = costs, strategy, rungs, levels
         self._trials = {trial.id: trial for trial in ledger.trials(claim.job_id)}
         self._exhausted = False
@@ -163,6 +169,8 @@ class SearchSession:
         return not trial.scores or trial.attempt > 0
 
     def _proposed(self) -> Trial | None:
+        if len(self._trials) >= self._limit and self._looks.due():
+            self._limit = self._wanted()
         return None if len(self._trials) >= self._limit else self._propose()
 
     def _propose(self) -> Trial | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
@@ -31,6 +31,55 @@ _LOOK_SECONDS = 0.25
 """Between two looks at a job whose end is waited for."""
 _ON_A_JOB = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
 _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
+_TAGGED = {"ETag": {"description": "The job's `revision`, for If-Match", "schema": {"type": "string"}}}
+
+REFUSED = (
+    "INVALID_SPEC",
+    "UNKNOWN_NAME",
+    "BUDGET_IMPOSSIBLE",
+    "DATASET_UNUSABLE",
+    "WEIGHTS_UNUSABLE",
+    "UNSUPPORTED_NETWORK",
+    "INVALID_PARAMETER",
+    "BUSY",
+)
+"""What may be wrong with a spec, or with the time."""
+_NEW: dict[int | str, dict[str, Any]] = {
+    201: {
+        "description": "The job, on record",
+        "content": {"application/json": {"example": shown(QUEUED_JOB)}},
+        "headers": {
+            "Location": {"description": "The job's address", "schema": {"type": "string"}},
+            "Idempotency-Replayed": {
+                "description": "`true` when the key had made this job before",
+                "schema": {"type": "string", "enum": ["true"]},
+            },
+            **_TAGGED,
+        },
+        "links": {
+            name: {"operationId": f"jobs.{name}", **_FOLLOWS}
+            for name in ("get", "events", "cancel", "pause", "resume", "trials", "clone", "delete")
+        },
+    }
+}
+_NOT_MADE = (
+    "MALFORMED_JSON",
+    "MALFORMED_REQUEST",
+    "UNAUTHENTICATED",
+    "BODY_TOO_LARGE",
+    "UNSUPPORTED_MEDIA_TYPE",
+    *REFUSED,
+    "IDEMPOTENCY_KEY_REUSED",
+    "BEYOND_QUOTA",
+    "QUOTA_QUEUED_JOBS",
+    "QUOTA_STORED_BYTES",
+    "QUOTA_CPU_SECONDS_PER_DAY",
+    "QUOTA_GPU_SECONDS_PER_DAY",
+    "STORE_UNAVAILABLE",
+    "STORAGE_FULL",
+)
+MADE: dict[int | str, dict[str, Any]] = {**_NEW, **answers(*_NOT_MADE, "NOT_FOUND", "ILLEGAL_TRANSITION")}
+"""`responses` of operations that make a job from another one."""
 
 
 @router.post(
@@ -45,45 +94,8 @@ _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
             "description": "The plan, with `validate_only`",
             "content": {"application/json": {"example": shown(PLAN)}},
         },
-        201: {
-            "description": "The job, on record",
-            "content": {"application/json": {"example": shown(QUEUED_JOB)}},
-            "headers": {
-                "Location": {"description": "The job's address", "schema": {"type": "string"}},
-                "Idempotency-Replayed": {
-                    "description": "`true` when the key had made this job before",
-                    "schema": {"type": "string", "enum": ["true"]},
-                },
-            },
-            "links": {
-                "get": {"operationId": "jobs.get", **_FOLLOWS},
-                "events": {"operationId": "jobs.events", **_FOLLOWS},
-                "cancel": {"operationId": "jobs.cancel", **_FOLLOWS},
-            },
-        },
-        **answers(
-            "MALFORMED_JSON",
-            "MALFORMED_REQUEST",
-            "UNAUTHENTICATED",
-            "BODY_TOO_LARGE",
-            "UNSUPPORTED_MEDIA_TYPE",
-            "INVALID_SPEC",
-            "UNKNOWN_NAME",
-            "BUDGET_IMPOSSIBLE",
-            "DATASET_UNUSABLE",
-            "WEIGHTS_UNUSABLE",
-            "UNSUPPORTED_NETWORK",
-            "INVALID_PARAMETER",
-            "IDEMPOTENCY_KEY_REUSED",
-            "BEYOND_QUOTA",
-            "QUOTA_QUEUED_JOBS",
-            "QUOTA_STORED_BYTES",
-            "QUOTA_CPU_SECONDS_PER_DAY",
-            "QUOTA_GPU_SECONDS_PER_DAY",
-            "BUSY",
-            "STORE_UNAVAILABLE",
-            "STORAGE_FULL",
-        ),
+        **_NEW,
+        **answers(*_NOT_MADE),
     },
     openapi_extra=spec_body(SPEC),
 )
@@ -104,7 +116,7 @@ async def create(
     plan = await asking.check(spec)
     if submission.validate_only:
         return _answer(Plan.model_validate(plan), 200)
-    return await run_in_threadpool(_submit, jobs, spec, key)
+    return await run_in_threadpool(submitted, jobs, spec, key)
 
 
 @router.get(
@@ -123,7 +135,9 @@ def list_jobs(paging: Annotated[JobPaging, Query()], jobs: JobsDep) -> JobPage:
 
 
 @router.get("/{job_id}", operation_id="jobs.get", responses=answers(*_ON_A_JOB, "INVALID_PARAMETER", example=JOB))
-async def get(request: Request, job_id: JobId, waiting: Annotated[Waiting, Query()], jobs: JobsDep) -> JobDocument:
+async def get(
+    request: Request, job_id: JobId, waiting: Annotated[Waiting, Query()], jobs: JobsDep, response: Response
+) -> JobDocument:
     """
     One job, and all that is known of it. With `wait` the answer comes when the job has ended, or after so many seconds.
     """
@@ -136,7 +150,7 @@ async def get(request: Request, job_id: JobId, waiting: Annotated[Waiting, Query
             break
         await anyio.sleep(min(_LOOK_SECONDS, left))
         record = await run_in_threadpool(jobs.job, job_id)
-    return await run_in_threadpool(_shown, jobs, record)
+    return await run_in_threadpool(tagged, jobs, record, response)
 
 
 @router.post(
@@ -145,12 +159,12 @@ async def get(request: Request, job_id: JobId, waiting: Annotated[Waiting, Query
     dependencies=[may_submit],
     responses=answers(*_ON_A_JOB, "STORAGE_FULL", example=JOB),
 )
-def cancel(job_id: JobId, jobs: JobsDep) -> JobDocument:
+def cancel(job_id: JobId, jobs: JobsDep, response: Response) -> JobDocument:
     """
     Ask for the end of a job. A queued one ends at once, one under way as soon as its driver has stopped; one that has
     ended stays as it is. Asking again changes nothing.
     """
-    return _shown(jobs, jobs.request_cancel(job_id))
+    return tagged(jobs, jobs.request_cancel(job_id), response)
 
 
 @router.get(
@@ -180,10 +194,27 @@ def get_trial(job_id: JobId, trial_id: str, jobs: JobsDep) -> TrialDocument:
     raise no_such_trial(job_id, trial_id[:64])
 
 
-def _submit(jobs: Jobs, spec: JobSpec, key: str | None) -> Response:
-    record, created = jobs.submit(spec, idempotency_key=key, fingerprint=_fingerprint(spec))
-    headers = {"Location": f"/v1/jobs/{record.id}"} | ({} if created else {"Idempotency-Replayed": "true"})
-    return _answer(_shown(jobs, record), 201, headers)
+def submitted(
+    jobs: Jobs, spec: JobSpec, key: str | None, *, parent: str | None = None, action: str = "jobs.create"
+) -> Response:
+    """The answer to whoever submits `spec`; each `action`, the operation, has idempotency keys of its own."""
+    if key is not None and parent is not None:
+        key = f"{action} {parent} {key}"  # no key of a client's has a blank in it
+    record, created = jobs.submit(
+        spec, idempotency_key=key, fingerprint=_fingerprint(spec), parent=parent, action=action
+    )
+    headers = {"Location": f"/v1/jobs/{record.id}", "ETag": _tag(record)}
+    return _answer(_shown(jobs, record), 201, headers | ({} if created else {"Idempotency-Replayed": "true"}))
+
+
+def tagged(jobs: Jobs, record: JobRecord, response: Response) -> JobDocument:
+    """The job's document, its revision put on the answer."""
+    response.headers["ETag"] = _tag(record)
+    return _shown(jobs, record)
+
+
+def _tag(record: JobRecord) -> str:
+    return f'"{record.revision}"'
 
 
 def _shown(jobs: Jobs, record: JobRecord) -> JobDocument:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, select, tuple_
+from sqlalchemy import Connection, Engine, Row, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
@@ -19,7 +19,7 @@ from service.store.rows import end, find, records, tell, trials_of
 from service.store.tables import events, jobs, now
 from workers import rules
 from workers.events import Event, Kind
-from workers.ports import JobRecord, JobState
+from workers.ports import JobRecord, JobState, Phase
 from workers.rules import Happening
 
 
@@ -30,7 +30,13 @@ class SqlJobs:
         self._engine, self._caller, self._tenant = engine, caller, caller.tenant
 
     def submit(
-        self, spec: JobSpec, *, idempotency_key: str | None = None, fingerprint: str | None = None
+        self,
+        spec: JobSpec,
+        *,
+        idempotency_key: str | None = None,
+        fingerprint: str | None = None,
+        parent: str | None = None,
+        action: str = "jobs.create",
     ) -> tuple[JobRecord, bool]:
         document = rules.plain(spec.model_dump(mode="json"))
         job_id = f"job_{ULID()}".lower()
@@ -48,6 +54,7 @@ class SqlJobs:
             "idempotency_key": idempotency_key,
             "fingerprint": fingerprint,
             "tenant": self._tenant,
+            "parent": parent,
         }
         try:
             with writing(self._engine) as connection:
@@ -55,9 +62,9 @@ class SqlJobs:
                 if former is not None:
                     return former, False
                 connection.execute(insert(jobs).values(row))
-                noted(connection, self._caller, "jobs.create", job_id)
+                noted(connection, self._caller, action, job_id)
                 tell(connection, job_id, [Happening(Kind.JOB_QUEUED, {})])
-                record = records(connection, [self._find(connection, job_id)])[0]
+                record = self._record(connection, job_id)
                 # Last, for where there are limits, others wait from here to the commit.
                 quotas.admit(connection, self._tenant, spec)
                 return record, True
@@ -70,10 +77,10 @@ class SqlJobs:
 
     def job(self, job_id: str) -> JobRecord:
         with reading(self._engine) as connection:
-            return records(connection, [self._find(connection, job_id)])[0]
+            return self._record(connection, job_id)
 
     def jobs(self, *, limit: int, before: Cursor | None = None, state: JobState | None = None) -> Sequence[JobRecord]:
-        query = select(jobs).where(jobs.c.tenant == self._tenant)
+        query = select(jobs).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
         query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < before)
@@ -99,11 +106,70 @@ class SqlJobs:
         with writing(self._engine) as connection:
             row = self._find(connection, job_id, lock=True)
             if not JobState(row.state).terminal and row.cancel_requested_at is None:
-                tell(connection, job_id, [Happening(Kind.CANCEL_REQUESTED, {})], cancel_requested_at=now())
-                noted(connection, self._caller, "jobs.cancel", job_id)
-                if row.state == JobState.QUEUED:
+                self._ask(connection, row, "jobs.cancel", [Kind.CANCEL_REQUESTED], cancel_requested_at=now())
+                if row.lease_until is None:
                     end(connection, job_id, JobState.CANCELLED, rules.CANCELLED)
-            return records(connection, [self._find(connection, job_id)])[0]
+            return self._record(connection, job_id)
+
+    def request_pause(self, job_id: str) -> JobRecord:
+        with writing(self._engine) as connection:
+            row = self._pausable(connection, job_id)
+            if row.pause_requested_at is None:
+                told = [Kind.PAUSE_REQUESTED] + [Kind.JOB_PAUSED] * (row.lease_until is None)
+                self._ask(connection, row, "jobs.pause", told, pause_requested_at=now())
+            return self._record(connection, job_id)
+
+    def resume(self, job_id: str) -> JobRecord:
+        with writing(self._engine) as connection:
+            row = self._pausable(connection, job_id)
+            if row.pause_requested_at is not None:
+                self._ask(connection, row, "jobs.resume", [Kind.JOB_RESUMED], pause_requested_at=None)
+            return self._record(connection, job_id)
+
+    def change(self, job_id: str, spec: JobSpec, *, revision: int) -> JobRecord:
+        document = rules.plain(spec.model_dump(mode="json"))
+        with writing(self._engine) as connection:
+            row = self._find(connection, job_id, lock=True)
+            if row.revision != revision:
+                raise rules.outdated(job_id, revision, row.revision)
+            search = self._record(connection, job_id).phases.get(Phase.SEARCH)
+            happening = rules.changed_spec(
+                JobState(row.state),
+                row.spec,
+                document,
+                in_search=search is not None,
+                searched=search is not None and search.result is not None,
+            )
+            if happening is not None:
+                changes = {"spec": document, "priority": spec.priority, "revision": row.revision + 1}
+                tell(connection, job_id, [happening], **changes)
+                noted(connection, self._caller, "jobs.update", job_id)
+            return self._record(connection, job_id)
+
+    def delete(self, job_id: str) -> JobRecord:
+        with writing(self._engine) as connection:
+            row = self._find(connection, job_id, lock=True)
+            rules.may_be_deleted(job_id, JobState(row.state))
+            found = self._record(connection, job_id)
+            # Its key is free again: whoever submits anew wants a job, not one that is gone.
+            gone = update(jobs).where(jobs.c.id == job_id)
+            connection.execute(gone.values(deleted_at=now(), idempotency_key=None, fingerprint=None))
+            noted(connection, self._caller, "jobs.delete", job_id)
+            return found
+
+    def _pausable(self, connection: Connection, job_id: str) -> Row[Any]:
+        row = self._find(connection, job_id, lock=True)
+        rules.may_pause(job_id, JobState(row.state), cancel_requested=row.cancel_requested_at is not None)
+        return row
+
+    def _ask(self, connection: Connection, row: Row[Any], action: str, told: Sequence[Kind], **changes: Any) -> None:
+        """Puts on record what the user wants of the job now."""
+        happenings = [Happening(kind, {}) for kind in told]
+        tell(connection, row.id, happenings, revision=row.revision + 1, **changes)
+        noted(connection, self._caller, action, row.id)
+
+    def _record(self, connection: Connection, job_id: str) -> JobRecord:
+        return records(connection, [self._find(connection, job_id)])[0]
 
     def _find(self, connection: Connection, job_id: str, *, lock: bool = False) -> Row[Any]:
         return find(connection, job_id, tenant=self._tenant, lock=lock)

@@ -20,11 +20,11 @@ from search.trial import Score, State, Trial
 from service.store import figures, quotas
 from service.store.engine import reading, writing
 from service.store.ports import Tally
-from service.store.rows import end, find, put_trial, records, tell, trials_of
+from service.store.rows import OFF_LEASE, end, find, put_trial, records, tell, trials_of
 from service.store.tables import artifacts, in_seconds, jobs, now, phases, scores, trials
 from workers import rules
 from workers.events import Kind
-from workers.ports import Artifact, Claim, JobRecord, JobState, Phase
+from workers.ports import Artifact, Claim, JobRecord, JobState, Phase, Wish
 from workers.rules import Happening
 
 
@@ -53,6 +53,8 @@ class SqlLedger:
                 expired = _take_over(connection, row)
                 if row.claims and row.cancel_requested_at is not None:
                     end(connection, row.id, JobState.CANCELLED, rules.CANCELLED, token=token)
+                elif row.pause_requested_at is not None:
+                    tell(connection, row.id, [Happening(Kind.JOB_PAUSED, {})], token=token, **OFF_LEASE)
                 elif rules.exhausted(row.spec, row.fruitless):
                     end(connection, row.id, JobState.FAILED, rules.given_up(row.fruitless), token=token)
                 else:
@@ -63,18 +65,36 @@ class SqlLedger:
             if given is not None:
                 return given
 
-    def renew(self, claim: Claim, lease_seconds: float) -> bool:
+    def renew(self, claim: Claim, lease_seconds: float) -> Wish:
         with self._refusing() as connection:
             row = _owned(connection, claim)
             if row.ended_at is None:
                 quotas.charge(connection, row)
                 _set(connection, claim, lease_until=in_seconds(lease_seconds), charged_at=now())
-            return row.cancel_requested_at is not None
+            return rules.wish(cancel=row.cancel_requested_at is not None, pause=row.pause_requested_at is not None)
 
     def release(self, claim: Claim) -> None:
         with self._refusing() as connection:
             quotas.charge(connection, _owned(connection, claim))
-            _set(connection, claim, lease_until=None, charged_at=None)
+            _set(connection, claim, **OFF_LEASE)
+
+    def rest(self, claim: Claim) -> None:
+        with self._refusing() as connection:
+            row = _owned(connection, claim)
+            if row.lease_until is None:
+                return
+            quotas.charge(connection, row)
+            happenings = []
+            for trial in trials_of(connection, row.id):
+                if trial.state is State.RUNNING:
+                    changed = rules.rested(trial)
+                    put_trial(connection, changed.trial)
+                    happenings.append(changed.happening)
+            if row.pause_requested_at is not None and row.cancel_requested_at is None:
+                happenings.append(Happening(Kind.JOB_PAUSED, {}))
+            tell(connection, row.id, happenings, fruitless=max(row.fruitless - 1, 0), **OFF_LEASE)
+            if row.cancel_requested_at is not None:
+                end(connection, row.id, JobState.CANCELLED, rules.CANCELLED)
 
     def enter(self, claim: Claim, phase: Phase) -> None:
         with self._held(claim) as (connection, row):
@@ -83,13 +103,15 @@ class SqlLedger:
                 connection.execute(insert(phases).values(job_id=claim.job_id, phase=phase, started_at=now()))
             tell(connection, claim.job_id, [rules.entered(phase)], state=state, phase=phase)
 
-    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any]) -> None:
-        with self._held(claim) as (connection, _):
+    def finish(self, claim: Claim, phase: Phase, result: Mapping[str, Any], *, revision: int | None = None) -> None:
+        with self._held(claim) as (connection, row):
             known = _phase(connection, claim, phase)
             if known is None:
                 raise rules.never_entered(phase)
             if known.result is not None:
                 return
+            if revision is not None and revision != row.revision:
+                raise rules.outdated(claim.job_id, revision, row.revision)
             document = rules.plain(result)
             connection.execute(
                 update(phases)

@@ -184,10 +184,17 @@ class Jobs(Protocol):
     """
 
     def submit(
-        self, spec: JobSpec, *, idempotency_key: str | None = None, fingerprint: str | None = None
+        self,
+        spec: JobSpec,
+        *,
+        idempotency_key: str | None = None,
+        fingerprint: str | None = None,
+        parent: str | None = None,
+        action: str = "jobs.create",
     ) -> tuple[JobRecord, bool]:
         """
-        The job, and whether it is new. When this returns, the job is on disk together with its first event.
+        The job, and whether it is new. When this returns, the job is on disk together with its first event. `parent` is
+        the job that it is a repeat or a variant of, and `action` what the audit calls that.
 
         Of any number of submissions with one `idempotency_key` and one `fingerprint` (of the request) the first makes
         the job, and the others are given that one.
@@ -218,8 +225,43 @@ class Jobs(Protocol):
 
     def request_cancel(self, job_id: str) -> JobRecord:
         """
-        A queued job is CANCELLED at once. A claimed one is marked, and its driver ends it. A job at its end stays as it
-        is, and asking again changes nothing. Raises `NotFound`.
+        A job that no driver has is CANCELLED at once. Another one is marked, and its driver ends it. A job at its end
+        stays as it is, and asking again changes nothing. Raises `NotFound`.
+        """
+        ...
+
+    def request_pause(self, job_id: str) -> JobRecord:
+        """
+        The job is not given out any more, and a driver that has it gives it back. Asking again changes nothing.
+
+        Raises:
+            NotFound: there is no such job.
+            IllegalTransition: it has ended, or is being cancelled.
+        """
+        ...
+
+    def resume(self, job_id: str) -> JobRecord:
+        """Undoes `request_pause`; a job that is not paused stays as it is. Raises as that does."""
+        ...
+
+    def change(self, job_id: str, spec: JobSpec, *, revision: int) -> JobRecord:
+        """
+        Puts `spec` in the place of the job's, as far as `workers.rules.changed_spec` allows.
+
+        Raises:
+            NotFound: there is no such job.
+            Outdated: the job is not at `revision`.
+            IllegalTransition: it has come too far for that.
+        """
+        ...
+
+    def delete(self, job_id: str) -> JobRecord:
+        """
+        The job as it was; from now on it is not there for users, and its artifacts take up none of their room.
+
+        Raises:
+            NotFound: there is no such job.
+            IllegalTransition: it has not ended.
         """
         ...
 

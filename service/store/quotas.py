@@ -116,7 +116,7 @@ def next_free(connection: Connection, order: Sequence[Turn]) -> Row[Any] | None:
     The row of the job whose turn it is, locked; None when there is none, or others are just taking it.
 
     Of a tenant's jobs the one of highest priority, then the oldest. A tenant whose next job would take it over a limit
-    is passed over, but for a job that only waits to be closed as cancelled.
+    is passed over, but for a job that only waits to be closed as cancelled, or to be laid down for a pause.
     """
     for place, (tenant, limited) in enumerate(order):
         limits: Limits = {}
@@ -130,7 +130,10 @@ def next_free(connection: Connection, order: Sequence[Turn]) -> Row[Any] | None:
             limits = limits_of(locked)
         row = _first(connection, jobs.c.tenant == tenant)
         if row is not None and not _has_room(connection, limits, row):
-            asked_to_end = (jobs.c.claims > 0, jobs.c.cancel_requested_at.is_not(None))
+            asked_to_end = (
+                jobs.c.claims > 0,
+                or_(jobs.c.cancel_requested_at.is_not(None), jobs.c.pause_requested_at.is_not(None)),
+            )
             row = _first(connection, jobs.c.tenant == tenant, *asked_to_end)
         if row is not None:
             return row
@@ -166,8 +169,9 @@ def _has_room(connection: Connection, limits: Limits, row: Row[Any]) -> bool:
 
 
 def _free() -> ColumnElement[bool]:
-    """Jobs that go on and are nobody's."""
-    return and_(jobs.c.ended_at.is_(None), or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= now()))
+    """Jobs that go on and are nobody's; of paused ones those whose driver died before it gave them back."""
+    waiting = and_(jobs.c.lease_until.is_(None), jobs.c.pause_requested_at.is_(None))
+    return and_(jobs.c.ended_at.is_(None), or_(waiting, jobs.c.lease_until <= now()))
 
 
 def _leased() -> ColumnElement[bool]:
@@ -197,7 +201,8 @@ def _spent_today(column: str) -> Callable[[Connection, str], float]:
 
 def _stored(connection: Connection, tenant: str) -> float:
     mine = select(func.sum(artifacts.c.bytes)).join(jobs, jobs.c.id == artifacts.c.job_id)
-    return float(connection.execute(mine.where(jobs.c.tenant == tenant)).scalar_one() or 0)
+    kept = (jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None))
+    return float(connection.execute(mine.where(*kept)).scalar_one() or 0)
 
 
 _USED: Mapping[Quota, Callable[[Connection, str], float]] = {

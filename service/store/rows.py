@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -14,17 +14,20 @@ from workers import rules
 from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
 from workers.rules import Happening
 
+OFF_LEASE: Mapping[str, None] = {"lease_until": None, "charged_at": None}
+"""What changes in the row of a job that no driver has any more."""
+
 
 def find(connection: Connection, job_id: str, *, tenant: str | None = None, lock: bool = False) -> Row[Any]:
     """
     The job's row; with `lock` nobody else writes to the job until the transaction ends.
 
     Raises:
-        NotFound: there is no such job, or `tenant` is given and it belongs to another.
+        NotFound: there is no such job, or `tenant` is given and it belongs to another or was deleted.
     """
     query = select(jobs).where(jobs.c.id == job_id)
     if tenant is not None:
-        query = query.where(jobs.c.tenant == tenant)
+        query = query.where(jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None))
     if lock:
         query = query.with_for_update(key_share=True)  # a stronger lock would deadlock with foreign keys
     row = connection.execute(query).one_or_none()
@@ -54,7 +57,11 @@ def records(connection: Connection, rows: Sequence[Row[Any]]) -> list[JobRecord]
             started_at=row.started_at,
             ended_at=row.ended_at,
             cancel_requested=row.cancel_requested_at is not None,
+            pause_requested=row.pause_requested_at is not None,
+            leased=row.lease_until is not None,
             claims=row.claims,
+            revision=row.revision,
+            parent=row.parent,
             phase=None if row.phase is None else Phase(row.phase),
             phases={phase: walked[row.id][phase] for phase in Phase if phase in walked[row.id]},
             files=sorted(files[row.id], key=lambda file: file.name),
@@ -127,5 +134,4 @@ def end(connection: Connection, job_id: str, state: JobState, reason: str, **cha
             changed = rules.closed(trial, State.CANCELLED, f"the job is {state}")
             put_trial(connection, changed.trial)
             happenings.append(changed.happening)
-    off_lease = {"lease_until": None, "charged_at": None}
-    tell(connection, job_id, [*happenings, ending], state=state, reason=reason, ended_at=now(), **off_lease, **changes)
+    tell(connection, job_id, [*happenings, ending], state=state, reason=reason, ended_at=now(), **OFF_LEASE, **changes)

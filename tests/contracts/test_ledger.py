@@ -25,7 +25,7 @@ from service.store.ports import Caller, Jobs
 from tests.databases import WholeLedger
 from tests.processes import claim_all, context
 from workers.memory import MemoryLedger
-from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Phase
+from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Phase, Wish
 
 if TYPE_CHECKING:
     _memory: tuple[Ledger, Jobs] = (MemoryLedger(), MemoryLedger())
@@ -45,6 +45,7 @@ FILE = Artifact("jobs/1/student.onnx", 12, "0" * 64)
 WRITES: dict[str, Write] = {
     "renew": lambda ledger, claim, trial: ledger.renew(claim, LONG),
     "release": lambda ledger, claim, trial: ledger.release(claim),
+    "rest": lambda ledger, claim, trial: ledger.rest(claim),
     "enter": lambda ledger, claim, trial: ledger.enter(claim, Phase.FINALISTS),
     "finish": lambda ledger, claim, trial: ledger.finish(claim, Phase.SEARCH, {"finalists": []}),
     "note": lambda ledger, claim, trial: ledger.note(claim, "PROGRESS", {"done": 1}),
@@ -57,7 +58,7 @@ WRITES: dict[str, Write] = {
     "close_trial": lambda ledger, claim, trial: ledger.close_trial(claim, trial.id, State.STOPPED),
 }
 OF_TRIALS = ["start_trial", "score_trial", "return_trial", "close_trial"]
-TRANSITIONS = sorted(WRITES.keys() - {"renew", "release"})
+TRANSITIONS = sorted(WRITES.keys() - {"renew", "release", "rest"})
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -306,7 +307,7 @@ class TestClaims:
     def test_renewing_keeps_a_lease(self, ledger: Record) -> None:
         submitted(ledger)
         claim = claimed(ledger, RUN_OUT)
-        assert not ledger.renew(claim, LONG)
+        assert ledger.renew(claim, LONG) is Wish.GO_ON
         assert ledger.claim("tester", LONG) is None
 
     def test_a_lease_lasts_as_long_as_it_says(self, ledger: Record) -> None:
@@ -632,7 +633,7 @@ class TestEnds:
         claim = searching(ledger)
         ledger.close(claim, JobState.SUCCEEDED)
         before = snapshot(ledger, claim.job_id)
-        assert not ledger.renew(claim, LONG)
+        assert ledger.renew(claim, LONG) is Wish.GO_ON
         ledger.release(claim)
         assert snapshot(ledger, claim.job_id) == before
         assert ledger.claim("tester", LONG) is None
@@ -652,7 +653,7 @@ class TestCancellation:
         claim = searching(ledger)
         marked = ledger.request_cancel(claim.job_id)
         assert (marked.state, marked.cancel_requested) == (JobState.RUNNING, True)
-        assert ledger.renew(claim, LONG)
+        assert ledger.renew(claim, LONG) is Wish.CANCEL
         assert kinds(ledger, claim.job_id)[-1] == "CANCEL_REQUESTED"
         before = snapshot(ledger, claim.job_id)
         assert ledger.request_cancel(claim.job_id) == marked

@@ -24,13 +24,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, event
 
-from search.errors import IllegalTransition, StaleClaim
+from search.errors import IllegalTransition, Outdated, StaleClaim
 from search.spec import read_spec
 from search.trial import Score, State, Trial
 from service.store.engine import connect, migrate
 from tests.databases import WholeLedger
 from workers.memory import MemoryLedger
-from workers.ports import Claim, JobState, Phase
+from workers.ports import Claim, JobState, Phase, Wish
 
 ATTEMPTS = 2
 ENDS = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
@@ -56,6 +56,9 @@ class ModelJob:
     claims: int = 0
     fruitless: int = 0
     cancel: bool = False
+    pause: bool = False
+    trials_wanted: int = 24
+    revision: int = 0
     entered: set[Phase] = field(default_factory=set)
     finished: set[Phase] = field(default_factory=set)
     trials: list[ModelTrial] = field(default_factory=list)
@@ -105,12 +108,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def claim(self, live: bool) -> MultipleResults[Claim] | Claim:
         expected = None
         for job_id, job in sorted(self.jobs.items(), key=lambda item: -item[1].priority):  # stable: oldest first
-            if job.state.terminal or job.lease == "live":
+            if job.state.terminal or job.lease == "live" or (job.pause and job.lease == "none"):
                 continue
             job.token += 1
             job.events += (job.lease == "over") + job.move({State.RUNNING}, State.PENDING)
             if job.claims and job.cancel:
                 job.end(JobState.CANCELLED)
+            elif job.pause:
+                job.lease, job.events = "none", job.events + 1
             elif job.fruitless > ATTEMPTS:
                 job.end(JobState.FAILED)
             else:
@@ -141,11 +146,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(claim=claims, live=st.booleans())
     def renew(self, claim: Claim, live: bool) -> None:
-        answers: list[bool] = []
+        answers: list[Wish] = []
         seconds = 1000 if live else 0
         job = self.write(claim, lambda: answers.append(self.ledger.renew(claim, seconds)), absorbing=False)
         if job is not None:
-            assert answers == [job.cancel]
+            assert answers == [Wish.CANCEL if job.cancel else Wish.PAUSE if job.pause else Wish.GO_ON]
             if not job.state.terminal:
                 job.lease = "live" if live else "over"
 
@@ -154,6 +159,19 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.write(claim, lambda: self.ledger.release(claim), absorbing=False)
         if job is not None:
             job.lease = "none"
+
+    @rule(claim=claims)
+    def rest(self, claim: Claim) -> None:
+        job = self.write(claim, lambda: self.ledger.rest(claim), absorbing=False)
+        if job is not None and job.lease != "none":
+            for trial in job.trials:
+                trial.attempt -= trial.state is State.RUNNING
+            job.events += job.move({State.RUNNING}, State.PENDING)
+            job.lease, job.fruitless = "none", max(job.fruitless - 1, 0)
+            if job.cancel:
+                job.end(JobState.CANCELLED)
+            else:
+                job.events += job.pause
 
     @rule(claim=claims, phase=st.sampled_from(Phase))
     def enter(self, claim: Claim, phase: Phase) -> None:
@@ -188,10 +206,42 @@ class LedgerMachine(RuleBasedStateMachine):
         job_id = job.draw(st.sampled_from(sorted(self.jobs)))
         model = self.jobs[job_id]
         if not model.state.terminal and not model.cancel:
-            model.cancel, model.events = True, model.events + 1
-            if model.state is JobState.QUEUED:
+            model.cancel, model.events, model.revision = True, model.events + 1, model.revision + 1
+            if model.lease == "none":
                 model.end(JobState.CANCELLED)
         assert self.ledger.request_cancel(job_id).state is model.state
+
+    @rule(job=st.data(), pause=st.booleans())
+    def request_pause_or_resume(self, job: st.DataObject, pause: bool) -> None:
+        job_id = job.draw(st.sampled_from(sorted(self.jobs)))
+        model = self.jobs[job_id]
+        ask = self.ledger.request_pause if pause else self.ledger.resume
+        if model.state.terminal or model.cancel:
+            with pytest.raises(IllegalTransition):
+                ask(job_id)
+            return
+        if model.pause is not pause:
+            model.events += 1 + (pause and model.lease == "none")
+            model.pause, model.revision = pause, model.revision + 1
+        assert ask(job_id).pause_requested == pause
+
+    @rule(job=st.data(), trials=st.sampled_from([12, 24, 48]), guess=st.integers(0, 3))
+    def change(self, job: st.DataObject, trials: int, guess: int) -> None:
+        job_id = job.draw(st.sampled_from(sorted(self.jobs)))
+        model, before = self.jobs[job_id], read_spec(self.ledger.job(job_id).spec)
+        wanted = read_spec(before.model_dump(mode="json") | {"search": {"trials": trials}})
+        differs = trials != model.trials_wanted
+        too_late = model.state.terminal or Phase.SEARCH in model.finished
+        if guess != model.revision:
+            with pytest.raises(Outdated):
+                self.ledger.change(job_id, wanted, revision=guess)
+        elif differs and (too_late or (Phase.SEARCH in model.entered and trials < model.trials_wanted)):
+            with pytest.raises(IllegalTransition):
+                self.ledger.change(job_id, wanted, revision=guess)
+        else:
+            self.ledger.change(job_id, wanted, revision=guess)
+            model.trials_wanted = trials
+            model.revision, model.events = model.revision + differs, model.events + differs
 
     @rule(claim=claims, key=st.sampled_from("abc"))
     def open_trial(self, claim: Claim, key: str) -> None:
@@ -269,7 +319,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for job_id, model in self.jobs.items():
             job, events = self.ledger.job(job_id), self.ledger.events(job_id)
             assert (job.state, job.phase, job.claims) == (model.state, model.phase, model.claims)
-            assert job.cancel_requested == model.cancel
+            assert (job.cancel_requested, job.pause_requested) == (model.cancel, model.pause)
+            assert (job.revision, job.leased) == (model.revision, model.lease != "none")
+            assert job.spec["search"]["trials"] == model.trials_wanted
             assert (job.ended_at is not None) == model.state.terminal
             assert set(job.phases) == model.entered
             assert {phase for phase, record in job.phases.items() if record.result is not None} == model.finished

@@ -7,6 +7,7 @@ from typing import Any
 
 from search.spec import JobSpec, read_spec
 from workers.assignment import Assignment, Done, Outcome
+from workers.ports import Wish
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -25,10 +26,14 @@ class Calm:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.why = Wish.CANCEL
         self.signs = 0
 
     def stopping(self) -> bool:
         return self.stopped
+
+    def wish(self) -> Wish:
+        return self.why if self.stopped else Wish.GO_ON
 
     def alive(self) -> None:
         self.signs += 1
