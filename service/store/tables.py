@@ -355,6 +355,7 @@ webhooks = Table(
     Column("url", Words, nullable=False),
     Column("secret", Text, nullable=False),  # as it is: what is sent is signed with it
     Column("kinds", _PLAIN_JSON, nullable=False),  # of events
+    Column("disabled_at", Moment),  # when its receiver answered that it is gone for good
     Column("deleted_at", Moment),
     Index("ix_webhooks_of_tenant", "tenant", "created_at", "id"),
 )
@@ -364,12 +365,13 @@ deliveries = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("webhook_id", Text, ForeignKey("webhooks.id"), nullable=False),
-    Column("job_id", Text, ForeignKey("jobs.id"), nullable=False),
-    Column("seq", Integer, nullable=False),  # of the event
+    Column("job_id", Text, ForeignKey("jobs.id")),  # NULL for one that only tries the webhook
+    Column("seq", Integer),  # of the event
     Column("kind", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
-    Column("attempts", Integer, nullable=False),
+    Column("since", Moment, nullable=False),  # when it was to be sent first, or again after a replay
+    Column("attempts", Integer, nullable=False),  # begun ones; a later one outdates what an earlier one has to tell
     Column("next_at", Moment),  # when to try (again); NULL once it was delivered or given up
     Column("delivered_at", Moment),
     Column("dead_at", Moment),
@@ -377,6 +379,7 @@ deliveries = Table(
     Column("error", Words, nullable=False),
     UniqueConstraint("webhook_id", "job_id", "seq"),
     CheckConstraint("(next_at IS NULL) = (delivered_at IS NOT NULL OR dead_at IS NOT NULL)", name="next"),
+    CheckConstraint("(job_id IS NULL) = (seq IS NULL)", name="event"),
     Index(
         "ix_deliveries_due",
         "next_at",

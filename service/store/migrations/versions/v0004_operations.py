@@ -77,6 +77,7 @@ def upgrade() -> None:
         sa.Column("url", sa.Text, nullable=False),
         sa.Column("secret", sa.Text, nullable=False),
         sa.Column("kinds", sa.JSON, nullable=False),
+        sa.Column("disabled_at", sa.BigInteger),
         sa.Column("deleted_at", sa.BigInteger),
     )
     for table in ("uploads", "teachers", "datasets", "webhooks"):
@@ -85,11 +86,12 @@ def upgrade() -> None:
         "deliveries",
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("webhook_id", sa.Text, nullable=False),
-        sa.Column("job_id", sa.Text, nullable=False),
-        sa.Column("seq", sa.Integer, nullable=False),
+        sa.Column("job_id", sa.Text),
+        sa.Column("seq", sa.Integer),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("next_at", sa.BigInteger),
         sa.Column("delivered_at", sa.BigInteger),
@@ -103,6 +105,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "(next_at IS NULL) = (delivered_at IS NOT NULL OR dead_at IS NOT NULL)", name=op.f("ck_deliveries_next")
         ),
+        sa.CheckConstraint("(job_id IS NULL) = (seq IS NULL)", name=op.f("ck_deliveries_event")),
     )
     due = sa.text("next_at IS NOT NULL")
     op.create_index("ix_deliveries_due", "deliveries", ["next_at"], sqlite_where=due, postgresql_where=due)
