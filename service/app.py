@@ -21,10 +21,11 @@ from service.checker import Checker
 from service.deps import Asking
 from service.description import describe
 from service.door import Door, SameOrigin
+from service.egress import Gate
 from service.metrics import Metrics
 from service.oidc import Provider
 from service.problems import HANDLERS
-from service.routes import accounts, catalog, changes, events, probes
+from service.routes import accounts, catalog, changes, events, probes, webhooks
 from service.routes import artifacts as artifact_routes
 from service.routes import jobs as job_routes
 from service.schemas import BODY_BYTES
@@ -83,6 +84,7 @@ def create_app(
     app.state.settings, app.state.record, app.state.artifacts = settings, record, artifacts
     app.state.asking, app.state.throttle = Asking(checker), throttle
     app.state.provider = _provider(settings)
+    app.state.gate = Gate(settings.webhook_hosts, insecure=settings.webhook_insecure)
     app.state.metrics, app.state.schema_version = metrics, schema_version
     app.state.draining, app.state.streams = over, streams
     for router in (
@@ -94,6 +96,7 @@ def create_app(
         events.router,
         artifact_routes.router,
         accounts.router,
+        webhooks.router,
     ):
         app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from service.auth import CallerDep
 from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
 from service.settings import Settings
-from service.store.ports import Account, Jobs, Once, Record
+from service.store.ports import Account, Jobs, Once, Record, Webhooks
 from workers.ports import Artifacts
 
 DEEPEST = 32
@@ -31,6 +31,8 @@ _LARGEST_DIGITS = 400
 """A number written longer than that is no number of ours, and costs quadratic time to read."""
 _JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 _KEY_ID = re.compile(r"key_[0-9a-z]{26}")
+_WEBHOOK_ID = re.compile(r"webhook_[0-9a-z]{26}")
+_DELIVERY_ID = re.compile(r"delivery_[0-9a-z]{26}")
 
 
 async def _settings(request: Request) -> Settings:
@@ -51,6 +53,11 @@ async def _jobs(request: Request, caller: CallerDep) -> Jobs:
 async def _account(request: Request, caller: CallerDep) -> Account:
     record: Record = request.app.state.record
     return record.account(caller)
+
+
+async def _webhooks(request: Request, caller: CallerDep) -> Webhooks:
+    record: Record = request.app.state.record
+    return record.webhooks(caller)
 
 
 async def _artifacts(request: Request) -> Artifacts:
@@ -108,6 +115,18 @@ async def _key_id(key_id: str) -> str:
     if not _KEY_ID.fullmatch(key_id):
         raise NotFound(f"there is no key `{key_id[:64]}`")
     return key_id
+
+
+async def _webhook_id(webhook_id: str) -> str:
+    if not _WEBHOOK_ID.fullmatch(webhook_id):
+        raise NotFound(f"there is no webhook `{webhook_id[:64]}`")
+    return webhook_id
+
+
+async def _delivery_id(delivery_id: str) -> str:
+    if not _DELIVERY_ID.fullmatch(delivery_id):
+        raise NotFound(f"the webhook has no delivery `{delivery_id[:64]}`")
+    return delivery_id
 
 
 async def _idempotency_key(
@@ -291,9 +310,12 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 RecordDep = Annotated[Record, Depends(_record)]
 AccountDep = Annotated[Account, Depends(_account)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
+WebhooksDep = Annotated[Webhooks, Depends(_webhooks)]
 ArtifactsDep = Annotated[Artifacts, Depends(_artifacts)]
 AskingDep = Annotated[Asking, Depends(_asking)]
 KeyId = Annotated[str, Depends(_key_id)]
+WebhookId = Annotated[str, Depends(_webhook_id)]
+DeliveryId = Annotated[str, Depends(_delivery_id)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 JsonBody = Annotated[Any, Depends(_json_body)]

@@ -68,6 +68,11 @@ KINDS: Mapping[str, Kind] = {
     "FORBIDDEN": Kind(
         403, "The key is not good for that", "Use a key of a wider scope; `stillhouse keys create` makes one."
     ),
+    "WEBHOOKS_OFF": Kind(
+        403,
+        "This server sends nothing to webhooks",
+        "Have its operator name the hosts of receivers in STILLHOUSE_WEBHOOK_HOSTS.",
+    ),
     "NOT_FOUND": Kind(404, "There is no such thing", "Check the address and the id."),
     "METHOD_NOT_ALLOWED": Kind(405, "That method is not offered here", "Use one of those in the Allow header."),
     "CONFLICT": Kind(409, "The state of the job does not allow that", "Read the job again, then decide."),
@@ -99,6 +104,12 @@ KINDS: Mapping[str, Kind] = {
         422,
         "The job asks for more than its tenant may ever have",
         "Ask for less at `errors`, or have the limit raised.",
+    ),
+    "TOO_MANY_WEBHOOKS": Kind(
+        422, "The tenant has as many webhooks as it may", "Delete one that is not needed any more."
+    ),
+    "TOO_MANY_STREAMS": Kind(
+        429, "The key has as many event streams open as it may", "Close one, or read pages.", retryable=True
     ),
     "RATE_LIMITED": Kind(429, "Too many requests", "Wait for as long as Retry-After says.", retryable=True),
     "QUOTA_QUEUED_JOBS": Kind(

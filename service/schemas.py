@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from search.part import Part
 from search.trial import State
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
 from service.findings import Cost, Document
-from service.store.ports import Scope
+from service.store.ports import DeliveryState, Scope
+from workers.events import Kind
 from workers.ports import JobState
 
 PAGE_SIZE, LARGEST_PAGE = 50, 1000
@@ -236,6 +237,85 @@ class NewKey(KeyDocument):
 class KeyPage(Document):
     keys: list[KeyDocument]
     """Newest first, with those that are revoked or over."""
+    next_page_token: str
+    """Empty when this is the last page."""
+
+
+_ENDS = (Kind.JOB_SUCCEEDED, Kind.JOB_FAILED, Kind.JOB_CANCELLED)
+_TOLD = tuple(kind for kind in Kind if kind.startswith("JOB_"))
+JobKind = Annotated[str, Field(json_schema_extra={"enum": [str(kind) for kind in _TOLD]})]
+
+
+class WebhookRequest(Part):
+    """Where to be told of the tenant's jobs."""
+
+    url: str = Field(min_length=1, max_length=2000)
+    """Where letters are sent, by POST: `https://...`, at a host that the operator allows."""
+    kinds: tuple[JobKind, ...] = Field(tuple(map(str, _ENDS)), min_length=1, max_length=len(_TOLD))
+    """Of events to be told of; the ends of jobs if nothing is said."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if kind not in _TOLD:
+                raise ValueError(f"`{kind[:64]}` is told by no webhook; those that are: {', '.join(_TOLD)}")
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("a kind stands there twice; write each once")
+        return kinds
+
+
+class WebhookDocument(Document):
+    id: str
+    url: str
+    kinds: list[str]
+    created_at: datetime
+    disabled_at: datetime | None
+    """Since when nothing is sent any more, because the receiver answered 410."""
+
+
+class NewWebhook(WebhookDocument):
+    secret: str
+    """What every letter is signed with. This answer is the only place where it is shown."""
+
+
+class WebhookPage(Document):
+    webhooks: list[WebhookDocument]
+    """Newest first."""
+    next_page_token: str
+    """Empty when this is the last page."""
+
+
+class DeliveryPaging(Paging):
+    state: DeliveryState | None = None
+    """Only those in this state."""
+
+
+class DeliveryDocument(Document):
+    id: str
+    """The `webhook-id` of the letter, at every attempt."""
+    webhook_id: str
+    kind: str
+    job_id: str | None
+    """None, like `seq`, for a test."""
+    seq: int | None
+    state: DeliveryState
+    created_at: datetime
+    attempts: int
+    next_at: datetime | None
+    """When it is attempted next, if the attempt under way fails."""
+    delivered_at: datetime | None
+    dead_at: datetime | None
+    """Since when it is not attempted any more."""
+    status: int | None
+    """Of the latest answer."""
+    error: str
+    """What went wrong at the latest attempt."""
+
+
+class DeliveryPage(Document):
+    deliveries: list[DeliveryDocument]
+    """Newest first."""
     next_page_token: str
     """Empty when this is the last page."""
 

@@ -20,10 +20,13 @@ from service import latchkey
 from service.app import create_app
 from service.checker import CachedChecker, ChildChecker, warm
 from service.drive import Launcher
+from service.egress import Egress, Gate
 from service.metrics import Drivers, dispatcher_registry, publish
+from service.postman import Postman
 from service.settings import PREFIX, InvalidSettings, Settings
 from service.store import engine as database
 from service.store.ledger import SqlLedger
+from service.store.outbox import SqlOutbox
 from service.store.ports import DEFAULT, Caller, Scope
 from service.store.record import SqlRecord
 from workers.artifacts import FolderArtifacts
@@ -33,6 +36,7 @@ logger = logging.getLogger("stillhouse.serve")
 
 GRACE_SECONDS = 20
 """How long requests may take to finish after the server was told to end."""
+_GET_UP_SECONDS = 5.0
 _CONNECTIONS = 512
 _HEADER_BYTES = 32 * 1024
 
@@ -64,10 +68,10 @@ def serve(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | N
     """
     _check_binding(settings)
     with _alone(settings):
-        record, ledger = _opened(settings)
+        record, ledger, outbox = _opened(settings)
         _lay_key(settings, record, on_key)
         draining, dispatcher = threading.Event(), _dispatcher(settings, ledger)
-        with _dispatching(dispatcher, draining):
+        with _sending(settings, outbox, draining), _dispatching(dispatcher, draining):
             _answer_requests(settings, record, draining, on_ready, dispatcher)
 
 
@@ -75,18 +79,23 @@ def serve_api(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey
     """The API alone; any number of these may share one Postgres. Raises as `serve` does."""
     _check_binding(settings)
     with _alone(settings):
-        record, _ = _opened(settings)
+        record, _, _ = _opened(settings)
         _lay_key(settings, record, on_key)
         _answer_requests(settings, record, threading.Event(), on_ready)
 
 
 def serve_dispatcher(settings: Settings) -> None:
-    """The dispatcher alone, until SIGTERM or Ctrl+C; any number may share one Postgres. Raises as `serve` does."""
+    """
+    The dispatcher alone, which sends to webhooks too, until SIGTERM or Ctrl+C; any number may share one Postgres.
+    Raises as `serve` does.
+    """
     stop = threading.Event()
     with _alone(settings), _signals(lambda: stop.set()):
-        dispatcher = _dispatcher(settings, _opened(settings)[1])
+        _, ledger, outbox = _opened(settings)
+        dispatcher = _dispatcher(settings, ledger)
         publish(settings, dispatcher_registry(dispatcher))
-        dispatcher.run(stop)
+        with _sending(settings, outbox, stop):
+            dispatcher.run(stop)
 
 
 @contextmanager
@@ -124,10 +133,10 @@ STARTING = "server"
 """The actor of what a server does by itself."""
 
 
-def _opened(settings: Settings) -> tuple[SqlRecord, SqlLedger]:
-    """Both sides of the record, over tables of this version."""
+def _opened(settings: Settings) -> tuple[SqlRecord, SqlLedger, SqlOutbox]:
+    """All sides of the record, over tables of this version."""
     engine = database.ready(settings.database_url, shown=settings.database, pool=settings.database_pool)
-    return SqlRecord(engine), SqlLedger(engine)
+    return SqlRecord(engine), SqlLedger(engine), SqlOutbox(engine)
 
 
 def _dispatcher(settings: Settings, ledger: SqlLedger) -> Dispatcher:
@@ -158,6 +167,31 @@ def _dispatching(dispatcher: Dispatcher, draining: threading.Event) -> Iterator[
         yield
     finally:
         draining.set()
+        thread.join()
+
+
+@contextmanager
+def _sending(settings: Settings, outbox: SqlOutbox, stop: threading.Event) -> Iterator[None]:
+    """
+    A postman in a thread, until `stop` is set. There is one even where no host is allowed: what was put down for
+    webhooks of before is refused and comes to its end, instead of waiting for ever.
+    """
+    gate = Gate(settings.webhook_hosts, insecure=settings.webhook_insecure)
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                Postman(outbox, lambda: Egress(gate)).run(stop)
+            except Exception:
+                logger.exception("the postman fell, and gets up again")
+                stop.wait(_GET_UP_SECONDS)
+
+    thread = threading.Thread(target=run, name="postman")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
         thread.join()
 
 

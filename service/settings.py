@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     """Requests that one key may make at once."""
     event_streams: int = Field(64, ge=1, le=10_000)
     """How many live event streams one process keeps open at a time."""
+    key_streams: int = Field(10, ge=1, le=10_000)
+    """How many of those one key may have."""
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated(","))] = ()
+    """Hosts that webhooks may be sent to, separated by commas; `*.example.org` takes all below it. None by default."""
+    webhook_insecure: bool = False
+    """Lets webhooks go to private addresses, and to this machine without TLS. For trying things out, never for use."""
     check_seconds: float = Field(60.0, gt=0, le=600)
     """Longest time a submitted job may take to be checked."""
 

@@ -277,7 +277,7 @@ class Wire:
         said = response.headers.get("X-Should-Retry", "").lower()
         if said == "false" or (response.status_code not in _AGAIN and said != "true"):
             return None
-        asked = _retry_after(response.headers.get("Retry-After", ""))
+        asked = seconds_asked(response.headers.get("Retry-After", ""))
         if asked is None:
             return self.backoff.pause(attempt)
         return asked if asked <= LONGEST_PAUSE else None
@@ -313,7 +313,7 @@ def _field_error(found: Mapping[str, Any]) -> FieldError:
     )
 
 
-def _retry_after(value: str) -> float | None:
+def seconds_asked(value: str) -> float | None:
     """Seconds, from a number or an HTTP date; None when the header is missing or neither."""
     if not value:
         return None

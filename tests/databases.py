@@ -32,7 +32,7 @@ class WholeLedger(SqlJobs, SqlLedger):
         record = SqlRecord(engine)
         self.ping, self.schema_version = record.ping, record.schema_version
         self.counts = lambda: record.figures(None, reach_seconds=0).jobs
-        self.account = record.account(OPERATOR)
+        self.account, self.webhooks = record.account(OPERATOR), record.webhooks(OPERATOR)
 
 
 def _binaries() -> Path | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.files import Files
 from search.spec import read_spec
+from service.egress import Egress, Gate
+from service.postman import Postman
 from service.store.engine import connect, migrate, sole
+from service.store.outbox import SqlOutbox
 from tests.databases import WholeLedger
 from workers.artifacts import FolderArtifacts
 from workers.backends.inline import InlineBackend
@@ -69,6 +73,13 @@ def drive(url: str, home: Path) -> None:
     with Heartbeat(ledger, claim, lease_seconds=LEASE_SECONDS, stall_seconds=60, lost=sys.exit) as watch:
         Driver(claim, ledger, artifacts, backend, files, watch).drive()
     engine.dispose()
+
+
+def send(url: str, lease_seconds: float) -> None:
+    """Sends what lies in the outbox to receivers on this machine, until it is killed."""
+    gate = Gate(["127.0.0.1"], insecure=True)
+    outbox = SqlOutbox(connect(url))
+    Postman(outbox, lambda: Egress(gate), lease_seconds=lease_seconds, poll_seconds=0.05).run(threading.Event())
 
 
 def hold(home: Path, held: Connection) -> None:

@@ -7,7 +7,7 @@ is no way to ask for a job without saying whose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -112,6 +112,78 @@ class Entry:
     object: str
     request_id: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where a tenant wants to be told of its jobs."""
+
+    id: str
+    url: str
+    kinds: Sequence[str]
+    """Of events."""
+    secret: str
+    """What is sent is signed with it; whoever made the webhook is shown it, and nobody else."""
+    created_at: datetime
+    disabled_at: datetime | None
+    """Since when nothing is sent any more, because the receiver answered that it is gone for good."""
+
+
+class DeliveryState(StrEnum):
+    """WAITING for its first attempt or the next; the others are ends, until it is replayed."""
+
+    WAITING = "WAITING"
+    DELIVERED = "DELIVERED"
+    DEAD = "DEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event for one webhook. `job_id` and `seq` are None for one that only tries the webhook."""
+
+    id: str
+    webhook_id: str
+    kind: str
+    job_id: str | None
+    seq: int | None
+    state: DeliveryState
+    created_at: datetime
+    attempts: int
+    """Begun ones."""
+    next_at: datetime | None
+    delivered_at: datetime | None
+    dead_at: datetime | None
+    status: int | None
+    """Of the latest answer; None when there was none."""
+    error: str
+    """What went wrong at the latest attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A delivery that is being attempted."""
+
+    id: str
+    webhook_id: str
+    url: str
+    secret: str
+    body: str
+    attempt: int
+    """From 1. What is told of an attempt counts only while there is no later one."""
+    waited_seconds: float
+    """Since it was to be sent first, or since its replay."""
+    wanted: bool
+    """False once its webhook is deleted or disabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is still to be delivered, all tenants together."""
+
+    oldest_seconds: float
+    """How long the delivery that is due for the longest time has been so; 0 when none is due."""
+    waiting: int
+    dead: int
 
 
 class QuotaSpent(StillhouseError):
@@ -294,12 +366,89 @@ class Account(Protocol):
         ...
 
 
+class Webhooks(Protocol):
+    """Where one tenant wants to be told of its jobs, and what became of that. Raises as `Jobs` does."""
+
+    def create(self, url: str, kinds: Sequence[str], *, once: Once | None = None) -> tuple[Webhook, bool]:
+        """
+        The webhook, and whether it is new. It hears of what happens from now on.
+
+        Raises:
+            KeyReused: the key of `once` came before with another request.
+            TooManyWebhooks: the tenant has as many as it may.
+        """
+        ...
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """Raises `NotFound`; a deleted one is not there."""
+        ...
+
+    def webhooks(self, *, limit: int, before: Cursor | None = None) -> Sequence[Webhook]:
+        """Newest first."""
+        ...
+
+    def delete(self, webhook_id: str) -> None:
+        """Nothing more is sent to it. Raises `NotFound`."""
+        ...
+
+    def deliveries(
+        self, webhook_id: str, *, limit: int, before: Cursor | None = None, state: DeliveryState | None = None
+    ) -> Sequence[Delivery]:
+        """Newest first. Raises `NotFound` when there is no such webhook."""
+        ...
+
+    def try_out(self, webhook_id: str) -> Delivery:
+        """A delivery that tells of nothing. Raises `NotFound`."""
+        ...
+
+    def replay(self, webhook_id: str, delivery_id: str) -> Delivery:
+        """What was delivered or given up is due again; what waits stays as it is. Raises `NotFound`."""
+        ...
+
+
+class Outbox(Protocol):
+    """
+    What is to be sent, all tenants together; for those who send it. Any number of them may share it.
+
+    What is told of an attempt changes nothing when a later attempt was begun. Raises as `Jobs` does.
+    """
+
+    def take(self, limit: int, *, lease_seconds: float, busy: Collection[str] = ()) -> Sequence[Letter]:
+        """
+        Deliveries that are due, each begun by this call; nobody else is given them for `lease_seconds`. At most a few
+        are of one webhook, and none of those in `busy`.
+        """
+        ...
+
+    def delivered(self, letter: Letter, status: int) -> None: ...
+
+    def failed(self, letter: Letter, status: int | None, error: str, *, again_seconds: float) -> None:
+        """It is due again after so many seconds."""
+        ...
+
+    def give_up(self, letter: Letter, status: int | None, error: str) -> None: ...
+
+    def disable(self, letter: Letter, status: int, error: str) -> None:
+        """Gives up this and all that waits for the same webhook, and disables it."""
+        ...
+
+
+class TooManyWebhooks(UserError):
+    code = "TOO_MANY_WEBHOOKS"
+
+
 class Record(Protocol):
     """All that is on record. Every method may raise `StoreUnavailable`."""
 
     def jobs(self, caller: Caller) -> Jobs: ...
 
     def account(self, caller: Caller) -> Account: ...
+
+    def webhooks(self, caller: Caller) -> Webhooks: ...
+
+    def outbox(self) -> Backlog:
+        """How far the deliveries to webhooks are behind."""
+        ...
 
     def holder(self, secret: str) -> Key | None:
         """The key that `secret` is, if it is one that may be used now; notes, about once a minute, that it was."""

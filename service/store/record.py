@@ -13,8 +13,10 @@ from service.store.accounts import SqlAccount, as_key, digest_of
 from service.store.engine import connections, current_revision, reading, writing
 from service.store.figures import SETTLED_SECONDS, figures
 from service.store.jobs import SqlJobs
-from service.store.ports import Caller, Connections, Figures, Key
+from service.store.outbox import backlog
+from service.store.ports import Backlog, Caller, Connections, Figures, Key
 from service.store.tables import in_seconds, keys, now, tenants
+from service.store.webhooks import SqlWebhooks
 
 logger = logging.getLogger("stillhouse.record")
 
@@ -33,6 +35,12 @@ class SqlRecord:
 
     def account(self, caller: Caller) -> SqlAccount:
         return SqlAccount(self._engine, caller)
+
+    def webhooks(self, caller: Caller) -> SqlWebhooks:
+        return SqlWebhooks(self._engine, caller)
+
+    def outbox(self) -> Backlog:
+        return backlog(self._engine)
 
     def has_keys(self) -> bool:
         """Whether anybody could come in with a key that is on record; false where there are no tables yet."""

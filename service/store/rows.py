@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from search.trial import Score, State, Trial
+from service.store import outbox
 from service.store.tables import artifacts, events, jobs, now, phases, scores, trials
 from workers import rules
 from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
@@ -104,12 +105,16 @@ def tell(connection: Connection, job_id: str, happenings: Iterable[Happening], *
         update(jobs)
         .where(jobs.c.id == job_id)
         .values(events=jobs.c.events + len(told), **changes)
-        .returning(jobs.c.events)
+        .returning(jobs.c.id, jobs.c.tenant, jobs.c.state, jobs.c.reason, jobs.c.events)
     )
-    last = connection.execute(numbered).scalar_one()
-    for seq, (kind, data) in enumerate(told, start=last - len(told) + 1):
+    job = connection.execute(numbered).one()
+    for seq, (kind, data) in enumerate(told, start=job.events - len(told) + 1):
         row = {"job_id": job_id, "seq": seq, "kind": str(kind), "data": rules.plain(data), "at": now()}
-        connection.execute(insert(events).values(row))
+        if kind not in outbox.KINDS:
+            connection.execute(insert(events).values(row))
+        else:
+            at = connection.execute(insert(events).values(row).returning(events.c.at)).scalar_one()
+            outbox.post(connection, job, seq, str(kind), at)
 
 
 def put_trial(connection: Connection, trial: Trial) -> None:

@@ -23,7 +23,7 @@ from service.app import create_app
 from service.checker import CachedChecker, Checker, DirectChecker
 from service.settings import Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
-from service.store.ports import Account, Caller, Connections, Figures, Jobs, Spread, Tally
+from service.store.ports import Account, Backlog, Caller, Connections, Figures, Jobs, Spread, Tally, Webhooks
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import Claim, JobState, Phase
 
@@ -63,6 +63,12 @@ class OneTenant:
 
     def connections(self) -> Connections:
         return Connections(0, 1)
+
+    def webhooks(self, caller: Caller) -> Webhooks:
+        raise AssertionError("webhooks are in databases only")
+
+    def outbox(self) -> Backlog:
+        return Backlog(oldest_seconds=0.0, waiting=0, dead=0)
 
     def holder(self, secret: str) -> None:
         return None

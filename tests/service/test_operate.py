@@ -129,7 +129,7 @@ def test_what_cannot_be_done_is_said_with_a_remedy(shell: Shell, words: tuple[st
 
 def test_a_server_lays_a_key_for_its_machine_and_keeps_to_it(home: Path) -> None:
     settings, shown = Settings(home=home), list[str]()
-    record, _ = _opened(settings)
+    record, *_ = _opened(settings)
     _lay_key(settings, record, shown.append)
     file = home / "api-key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -148,7 +148,7 @@ def test_a_server_lays_a_key_for_its_machine_and_keeps_to_it(home: Path) -> None
 @pytest.mark.parametrize("given", [{"auth": "off"}, {"api_key": "k" * 32}, {"host": "0.0.0.0"}])  # noqa: S104
 def test_no_key_is_laid_where_none_is_needed_or_others_come_in(home: Path, given: dict[str, Any]) -> None:
     settings = Settings(home=home, **given)
-    record, _ = _opened(settings)
+    record, *_ = _opened(settings)
     _lay_key(settings, record, pytest.fail)
     assert not (home / "api-key").exists()
 

@@ -18,7 +18,8 @@ from search.errors import StoreUnavailable
 from search.spec import read_spec
 from search.trial import Score, State, Trial
 from service.store.engine import connect, migrate
-from service.store.ports import Scope
+from service.store.outbox import SqlOutbox
+from service.store.ports import DeliveryState, Scope
 from tests.databases import WholeLedger
 from tests.processes import context, submit_for_ever
 from workers.ports import Artifact, Claim, JobState, Phase
@@ -37,6 +38,10 @@ WRITES: dict[str, Write] = {
     "request_cancel of a queued job": lambda ledger, claim, trial: ledger.request_cancel(queued(ledger)),
     "create_key": lambda ledger, claim, trial: ledger.account.create_key("another", Scope.READ),
     "revoke_key": lambda ledger, claim, trial: ledger.account.revoke_key(ledger.account.keys(limit=1)[0].id),
+    "webhooks.create": lambda ledger, claim, trial: ledger.webhooks.create("https://hooks.example.org/2", ENDS),
+    "webhooks.delete": lambda ledger, claim, trial: ledger.webhooks.delete(hook(ledger)),
+    "webhooks.test": lambda ledger, claim, trial: ledger.webhooks.try_out(hook(ledger)),
+    "webhooks.replay": lambda ledger, claim, trial: ledger.webhooks.replay(hook(ledger), dead(ledger)),
     "claim": lambda ledger, claim, trial: ledger.claim("other", 1000),
     "claim of a poisonous job": lambda ledger, claim, trial: ledger.claim("other", 1000),
     "renew": lambda ledger, claim, trial: ledger.renew(claim, 1000),
@@ -55,14 +60,32 @@ REPEATABLE = ["submit", "request_cancel", "renew", "release", "finish", "open_tr
 """Those whose repetition, after a commit whose answer was lost, changes nothing."""
 
 
+ENDS = ("JOB_SUCCEEDED", "JOB_FAILED", "JOB_CANCELLED")
+
+
+def hook(ledger: WholeLedger) -> str:
+    return ledger.webhooks.webhooks(limit=10)[-1].id
+
+
+def dead(ledger: WholeLedger) -> str:
+    return ledger.webhooks.deliveries(hook(ledger), limit=1, state=DeliveryState.DEAD)[0].id
+
+
 def queued(ledger: WholeLedger) -> str:
     return next(job.id for job in ledger.jobs(limit=10) if job.state is JobState.QUEUED)
 
 
 def prepared(engine: Engine) -> tuple[WholeLedger, Claim, str]:
-    """A claimed job in its search, its lease over, with a running trial; and another job in the queue."""
+    """
+    A claimed job in its search, its lease over, with a running trial; another job in the queue; a webhook that is told
+    of all jobs, and could not be told of the first.
+    """
     ledger = WholeLedger(engine)
+    ledger.webhooks.create("https://hooks.example.org/1", ["JOB_QUEUED", "JOB_CLAIMED", *ENDS])
     ledger.submit(SPEC.model_copy(update={"priority": 1}))
+    outbox = SqlOutbox(engine)
+    for letter in outbox.take(10, lease_seconds=1000):
+        outbox.give_up(letter, 500, "the receiver answered 500")
     claim = ledger.claim("victim", 0)
     assert claim is not None
     ledger.enter(claim, Phase.SEARCH)
@@ -75,7 +98,9 @@ def prepared(engine: Engine) -> tuple[WholeLedger, Claim, str]:
 def everything(ledger: WholeLedger) -> list[object]:
     account = ledger.account
     told = [(job, ledger.trials(job.id), ledger.events(job.id)) for job in ledger.jobs(limit=100)]
-    return [*told, account.keys(limit=100), account.audit(limit=100)]
+    hooks = ledger.webhooks.webhooks(limit=100)
+    letters = [ledger.webhooks.deliveries(webhook.id, limit=100) for webhook in hooks]
+    return [*told, account.keys(limit=100), account.audit(limit=100), hooks, letters]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.store.accounts import PREFIX, SqlTenants, digest_of
 from service.store.engine import latest_revision, writing
 from service.store.ledger import SqlLedger
+from service.store.outbox import SqlOutbox
 from service.store.ports import DEFAULT, Caller, Quota, Scope
 from service.store.record import SqlRecord
 from service.store.tables import keys, metadata, now, tenants
@@ -46,8 +47,10 @@ GUARDED = {
     for name, (_, _, operation) in OPERATIONS.items()
     if "security" in operation
 }
-OF_A_TENANT = {name for name in GUARDED if re.search(r"\{(job|key|trial)_id\}", OPERATIONS[name][1])}
+OF_A_TENANT = {name for name in GUARDED if re.search(r"\{(job|key|trial|webhook|delivery)_id\}", OPERATIONS[name][1])}
 CHANGING = {name for name in GUARDED if OPERATIONS[name][0] != "GET"}
+ABSORBING = ("jobs.cancel", "keys.revoke", "webhooks.replay")
+"""Changes that change nothing when they are asked for again."""
 NAMES = ("alice", "bob")
 CANARY = "sth_canary-0123456789-0123456789-0123456789"
 
@@ -67,7 +70,10 @@ class Willing:
 
 @dataclass(frozen=True)
 class House:
-    """A server with two tenants, each with a key of every scope and a job with a trial and an artifact."""
+    """
+    A server with two tenants, each with a key of every scope, a job with a trial and an artifact, and a webhook with a
+    delivery that was given up.
+    """
 
     app: FastAPI
     engine: Engine
@@ -105,7 +111,7 @@ class House:
 
 @pytest.fixture
 def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
-    record, ledger, artifacts = SqlRecord(engine), SqlLedger(engine), MemoryArtifacts()
+    record, ledger, outbox, artifacts = SqlRecord(engine), SqlLedger(engine), SqlOutbox(engine), MemoryArtifacts()
     secrets: dict[str, dict[Scope, str]] = {}
     ids: dict[str, dict[str, str]] = {}
     for name in NAMES:
@@ -113,7 +119,10 @@ def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
         caller = Caller(name, "shell", Scope.ADMIN)
         made = {scope: record.account(caller).create_key(f"{name} {scope}", scope) for scope in Scope}
         secrets[name] = {scope: secret for scope, (_, secret) in made.items()}
+        webhook, _ = record.webhooks(caller).create("https://hooks.example.org/1", ["JOB_QUEUED"])
         job, _ = record.jobs(caller).submit(read_spec(SPEC))
+        [letter] = outbox.take(10, lease_seconds=1000)
+        outbox.give_up(letter, None, "nobody was there")
         claim = ledger.claim("driver", 1000)
         assert claim is not None
         assert claim.job_id == job.id
@@ -122,9 +131,16 @@ def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
         ledger.score_trial(claim, trial.id, Score(0, 10, 0.5, 0.1, 1.0), last=True)
         ledger.keep(claim, "weights", artifacts.put(f"jobs/{job.id}/w", WEIGHTS), "application/octet-stream")
         ids[name] = {"job_id": job.id, "trial_id": trial.id, "key_id": made[Scope.READ][0].id}
-    app = create_app(Settings(home=tmp_path), record, artifacts, Willing(), schema_version=latest_revision())
+        ids[name] |= {"webhook_id": webhook.id, "delivery_id": letter.id}
+    settings = Settings(home=tmp_path, webhook_hosts=("hooks.example.org",))
+    app = create_app(settings, record, artifacts, Willing(), schema_version=latest_revision())
     with client_of(app) as http:
         yield House(app, engine, http, secrets, ids)
+
+
+def destructive_last(names: Iterable[str]) -> list[str]:
+    """What takes away that which the others ask for comes after them, and last the key that is asked with."""
+    return sorted(names, key=lambda name: (name == "keys.revoke", name.endswith(".delete"), name))
 
 
 def told(answer: httpx2.Response, ids: dict[str, str]) -> tuple[int, str]:
@@ -145,9 +161,9 @@ def test_the_document_says_of_every_operation_what_key_it_takes() -> None:
 def test_what_is_another_tenants_is_answered_like_what_never_was(house: House) -> None:
     """Every operation with an id of a tenant's in its path; foreign ids and ids of nobody, told apart by nothing."""
     mine, theirs = house.ids["alice"], house.ids["bob"]
-    for name in sorted(OF_A_TENANT):
+    for name in destructive_last(OF_A_TENANT):
         secret = house.secrets["alice"][Scope.ADMIN]
-        assert house.ask(name, secret, house.ready_for(name, "alice")).status_code in (200, 201, 204), name
+        assert house.ask(name, secret, house.ready_for(name, "alice")).status_code in (200, 201, 202, 204), name
     nobodys = {name: f"{value.partition('_')[0]}_{'0' * 26}" for name, value in mine.items()}
     for name in sorted(OF_A_TENANT):
         foreign, missing = (house.ask(name, secret, ids) for ids in (theirs, nobodys))
@@ -161,19 +177,20 @@ def test_what_is_another_tenants_is_answered_like_what_never_was(house: House) -
 
 
 def test_lists_are_of_ones_own(house: House) -> None:
+    listing = ("jobs.list", "keys.list", "webhooks.list", "audit")
     for name in NAMES:
         secret = house.secrets[name][Scope.ADMIN]
-        listed = {kind: json.dumps(house.ask(kind, secret, {}).json()) for kind in ("jobs.list", "keys.list", "audit")}
+        listed = {kind: json.dumps(house.ask(kind, secret, {}).json()) for kind in listing}
         for other in NAMES:
             assert (house.ids[other]["job_id"] in listed["jobs.list"]) == (other == name)
             assert (house.ids[other]["key_id"] in listed["keys.list"]) == (other == name)
+            assert (house.ids[other]["webhook_id"] in listed["webhooks.list"]) == (other == name)
             assert (house.ids[other]["key_id"] in listed["audit"]) == (other == name)
         assert house.ask("usage", secret, {}).json()["tenant"] == name
 
 
 def test_each_operation_refuses_a_weaker_scope_and_takes_its_own(house: House) -> None:
-    by_need = sorted(GUARDED, key=lambda name: (name == "keys.revoke", name))  # which takes away the key to read with
-    for name in by_need:
+    for name in destructive_last(GUARDED):
         for scope in Scope:
             answer = house.ask(name, house.secrets["alice"][scope], house.ready_for(name, "alice"))
             if scope.covers(GUARDED[name]):
@@ -196,15 +213,15 @@ def test_every_change_leaves_one_row_in_the_audit(house: House) -> None:
     secret = house.secrets["alice"][Scope.ADMIN]
     listed = house.ask("keys.list", secret, {}).json()["keys"]
     admin = next(key["id"] for key in listed if key["name"] == "alice admin")
-    for name in sorted(CHANGING):
+    for name in destructive_last(CHANGING):
         ids = house.ready_for(name, "alice")
         before = house.ask("audit", secret, {}).json()["entries"]
         answer = house.ask(name, secret, ids, headers={"X-Request-Id": f"change-{name}"})
         assert answer.status_code < 300, answer.text
         [entry, *former] = house.ask("audit", secret, {}).json()["entries"]
         assert former == before
-        made = answer.status_code == 201
-        on = answer.json()["id"] if made else ids["job_id" if name.startswith("jobs") else "key_id"]
+        of = {"webhooks.replay": "delivery_id"}.get(name, f"{name.partition('.')[0].removesuffix('s')}_id")
+        on = answer.json()["id"] if answer.status_code == 201 else ids[of]
         assert entry | {"id": "", "at": ""} == {
             "id": "",
             "at": "",
@@ -218,10 +235,11 @@ def test_every_change_leaves_one_row_in_the_audit(house: House) -> None:
 def test_what_changes_nothing_leaves_no_row(house: House) -> None:
     secret, ids = house.secrets["alice"][Scope.ADMIN], house.ids["alice"]
     once = {"headers": {"Idempotency-Key": "once"}}
-    for name, options in (("jobs.create", once), ("jobs.cancel", {}), ("keys.revoke", {})):
+    again = (("jobs.create", once), ("webhooks.create", once), *((name, {}) for name in ABSORBING))
+    for name, options in again:
         assert house.ask(name, secret, ids, **options).status_code < 300
     before = house.ask("audit", secret, {}).json()
-    for name, options in (("jobs.create", once), ("jobs.cancel", {}), ("keys.revoke", {})):
+    for name, options in again:
         assert house.ask(name, secret, ids, **options).status_code < 300
     assert house.ask("jobs.create", secret, ids, params={"validate_only": "true"}).status_code == 200
     for name in sorted(GUARDED.keys() - CHANGING):
@@ -242,7 +260,9 @@ def test_the_audit_is_read_page_by_page(house: House) -> None:
         if not token:
             break
     assert seen == whole
-    assert len({entry["id"] for entry in whole}) == len(whole) == 8  # the tenant, its 3 keys, its job, 3 more
+    assert (
+        len({entry["id"] for entry in whole}) == len(whole) == 9
+    )  # the tenant, its 3 keys, its webhook, its job, 3 more
 
 
 def test_a_key_that_is_revoked_or_over_opens_nothing(house: House) -> None:
