@@ -22,7 +22,7 @@ from service.auth import CallerDep
 from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
 from service.settings import Settings
-from service.store.ports import Account, Jobs, Once, Record, Webhooks
+from service.store.ports import Account, Jobs, Once, Record, Views, Webhooks
 from workers.ports import Artifacts
 
 DEEPEST = 32
@@ -30,6 +30,7 @@ DEEPEST = 32
 _LARGEST_DIGITS = 400
 """A number written longer than that is no number of ours, and costs quadratic time to read."""
 _JOB_ID = re.compile(r"job_[0-9a-z]{26}")
+_TRIAL_ID = re.compile(r"trial_[0-9a-z]{26}")
 _KEY_ID = re.compile(r"key_[0-9a-z]{26}")
 _WEBHOOK_ID = re.compile(r"webhook_[0-9a-z]{26}")
 _DELIVERY_ID = re.compile(r"delivery_[0-9a-z]{26}")
@@ -48,6 +49,11 @@ async def _record(request: Request) -> Record:
 async def _jobs(request: Request, caller: CallerDep) -> Jobs:
     record: Record = request.app.state.record
     return record.jobs(caller)
+
+
+async def _views(request: Request, caller: CallerDep) -> Views:
+    record: Record = request.app.state.record
+    return record.views(caller)
 
 
 async def _account(request: Request, caller: CallerDep) -> Account:
@@ -109,6 +115,12 @@ async def _job_id(job_id: str) -> str:
         raise NotFound(f"there is no job `{job_id[:64]}`")
     journal.about(job_id=job_id)
     return job_id
+
+
+async def _trial_id(trial_id: str) -> str:
+    if not _TRIAL_ID.fullmatch(trial_id):
+        raise NotFound(f"there is no trial `{trial_id[:64]}`")
+    return trial_id
 
 
 async def _key_id(key_id: str) -> str:
@@ -316,6 +328,8 @@ AskingDep = Annotated[Asking, Depends(_asking)]
 KeyId = Annotated[str, Depends(_key_id)]
 WebhookId = Annotated[str, Depends(_webhook_id)]
 DeliveryId = Annotated[str, Depends(_delivery_id)]
+ViewsDep = Annotated[Views, Depends(_views)]
+TrialId = Annotated[str, Depends(_trial_id)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 JsonBody = Annotated[Any, Depends(_json_body)]

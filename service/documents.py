@@ -7,7 +7,6 @@ Pure functions of the record; models of what leaves us have no defaults, so ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -15,7 +14,6 @@ from urllib.parse import quote
 
 from pydantic import AwareDatetime
 
-from search.rungs import Rungs
 from search.trial import State, Trial
 from service.findings import (
     Cost,
@@ -39,6 +37,7 @@ from workers.results import (
     SurveyResult,
     TeacherResult,
 )
+from workers.standings import Standing
 
 
 class TeacherMetrics(Document):
@@ -223,13 +222,14 @@ class EventDocument(Document):
     data: dict[str, Any]
 
 
-def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | None = None) -> JobDocument:
+def job_document(record: JobRecord, standing: Standing, *, now: datetime | None = None) -> JobDocument:
     """
     All that is known of a job.
 
-    `trials` are the job's; `now` measures how long an unfinished job has been going, and is not needed for others.
+    `standing` is what its trials come to; `now` measures how long an unfinished job has been going, and is not needed
+    for others.
     """
-    best, students = Rungs.best(trials, 1), students_of(record, trials)
+    students = students_of(record, standing.trials)
     surveyed = on_record(record, Phase.SURVEY, SurveyResult)
     return JobDocument(
         id=record.id,
@@ -259,12 +259,12 @@ def job_document(record: JobRecord, trials: Sequence[Trial], *, now: datetime | 
             on_record(record, Phase.ELASTIC, ElasticResult),
             on_record(record, Phase.STRUCTURE, StructureResult),
         ),
-        trials=_counts(trials),
-        best=_best(best[0]) if best else None,
+        trials=_counts(standing),
+        best=_best(standing.best) if standing.best else None,
         evidence=evidence(
             on_record(record, Phase.SEARCH, SearchResult), on_record(record, Phase.FINALISTS, FinalistsResult)
         ),
-        progress=_progress(record, trials),
+        progress=_progress(record, standing),
         timing=_timing(record, now),
         artifacts=[artifact_document(record.id, stored) for stored in record.files],
         links=_links(record.id),
@@ -334,15 +334,12 @@ def _front(record: JobRecord) -> FrontDocument | None:
     )
 
 
-def _counts(trials: Sequence[Trial]) -> TrialCounts:
-    counts = dict.fromkeys(State, 0)
-    for trial in trials:
-        counts[trial.state] += 1
+def _counts(standing: Standing) -> TrialCounts:
     return TrialCounts(
-        total=len(trials),
-        promoted=sum(len(trial.scores) > 1 for trial in trials),
-        known=sum(bool(trial.scores) and all(score.cached for score in trial.scores) for trial in trials),
-        **{state.lower(): count for state, count in counts.items()},
+        total=standing.total,
+        promoted=standing.promoted,
+        known=standing.known,
+        **{state.lower(): count for state, count in standing.counts.items()},
     )
 
 
@@ -358,12 +355,11 @@ def _best(trial: Trial) -> BestDocument:
     )
 
 
-def _progress(record: JobRecord, trials: Sequence[Trial]) -> ProgressDocument | None:
+def _progress(record: JobRecord, standing: Standing) -> ProgressDocument | None:
     if record.phase is not Phase.SEARCH or record.state.terminal:
         return None
-    done = sum(bool(trial.scores) or trial.state.terminal for trial in trials)
-    total = max(record.spec["search"]["trials"], len(trials))  # more when the search was sent back
-    return ProgressDocument(phase=record.phase, done=done, total=total)
+    total = max(record.spec["search"]["trials"], standing.total)  # more when the search was sent back
+    return ProgressDocument(phase=record.phase, done=standing.settled, total=total)
 
 
 def _timing(record: JobRecord, now: datetime | None) -> Timing:

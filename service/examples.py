@@ -19,6 +19,7 @@ from workers.results import (
     SurveyResult,
     TeacherResult,
 )
+from workers.standings import standing_of
 
 _BEGAN = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
 _JOB, _TRIAL = "job_01ke7bq8k0f7m2s5v9x3y6z1ab", "trial_01ke7bqd10w8n4t6r2c5h7j9kd"
@@ -128,8 +129,8 @@ def _queued() -> JobRecord:
     )
 
 
-JOB: dict[str, Any] = job_document(_record(), [_TRIAL_RECORD]).model_dump(mode="json")
-QUEUED_JOB: dict[str, Any] = job_document(_queued(), []).model_dump(mode="json")
+JOB: dict[str, Any] = job_document(_record(), standing_of([_TRIAL_RECORD])).model_dump(mode="json")
+QUEUED_JOB: dict[str, Any] = job_document(_queued(), standing_of([])).model_dump(mode="json")
 TRIAL: dict[str, Any] = trial_document(_TRIAL_RECORD).model_dump(mode="json")
 EVENT: dict[str, Any] = event_document(
     Event(

@@ -17,6 +17,7 @@ from service.drive import THREADS, make_backend
 from service.takehome import check_place, placing, student_file
 from workers.events import Event
 from workers.ports import Wish
+from workers.standings import standing_of
 
 OWNER = "local"
 _LIFETIME_SECONDS = 3.0e8
@@ -62,7 +63,7 @@ def run_local(
             for stored, (level, name) in students:
                 (folder / level).mkdir(exist_ok=True)
                 (folder / level / name).write_bytes(artifacts.get(stored.artifact.key))
-    return job_document(record, ledger.trials(claim.job_id))
+    return job_document(record, standing_of(ledger.trials(claim.job_id)))
 
 
 class _Undisturbed:

@@ -8,7 +8,7 @@ exception: that goes to the log, under the request id which the answer bears as 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -189,13 +189,22 @@ class Problem(BaseModel):
 
 
 class Refusal(StillhouseError):
-    """A problem of the web's own, by its code in `KINDS`. `parameter` names the query parameter at fault."""
+    """
+    A problem of the web's own, by its code in `KINDS`. `parameter` names the query parameter at fault, and `allowed`
+    what could stand in it.
+    """
 
     def __init__(
-        self, code: str, message: str, *, headers: Mapping[str, str] | None = None, parameter: str | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        parameter: str | None = None,
+        allowed: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
-        self.code, self.headers, self.parameter = code, headers, parameter
+        self.code, self.headers, self.parameter, self.allowed = code, headers, parameter, tuple(allowed)
 
 
 def page_of(code: str) -> str:
@@ -243,7 +252,7 @@ def on_user_error(request: Request, error: UserError) -> JSONResponse:
 def on_refusal(request: Request, error: Refusal) -> JSONResponse:
     errors = []
     if error.parameter is not None:
-        fault = FieldError(f"/{error.parameter}", "INVALID_VALUE", error.message)
+        fault = FieldError(f"/{error.parameter}", "INVALID_VALUE", error.message, error.allowed)
         errors = [_field_problem("query", fault)]
     return response(problem(error.code, error.message, request_id(request), errors=errors), error.headers)
 

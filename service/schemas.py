@@ -11,6 +11,7 @@ from search.part import Part
 from search.trial import State
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
 from service.findings import Cost, Document
+from service.grammar import LONGEST
 from service.store.ports import DeliveryState, Scope
 from workers.events import Kind
 from workers.ports import JobState
@@ -50,12 +51,46 @@ class Paging(Parameters):
         return min(self.page_size, LARGEST_PAGE)
 
 
-class JobPaging(Paging):
+class Sorting(Paging):
+    """Of lists that can be filtered and ordered."""
+
+    page_token: str = Field("", max_length=4096)
+    """The `next_page_token` of the page before, with the same filter and order."""
+    filter: str = Field("", max_length=LONGEST)
+    """
+    Only what it says, such as `state = FAILED AND labels.team = "vision"`:
+
+    ```ebnf
+    filter     = [ expression ] ;
+    expression = term , ( { "AND" , term } | { "OR" , term } ) ;
+    term       = "NOT" , term | "(" , expression , ")" | comparison ;
+    comparison = field , ( "=" | "!=" | "<" | "<=" | ">" | ">=" ) , value ;
+    value      = number | text in quotes | word | time (RFC 3339) | "true" | "false" | "null" ;
+    ```
+
+    A field without a value satisfies `= null` and no other comparison but `!=`; `a != b` says the same as `NOT a = b`.
+    """
+    order_by: str = Field("", max_length=512)
+    """Up to 4 fields with commas between, each with `desc` for the largest first; what has no value comes last."""
+
+
+class JobPaging(Sorting):
+    """
+    Fields: `id`, `state`, `phase`, `priority`, `claims`, `created_at`, `started_at`, `ended_at`, `cancel_requested`,
+    `teacher`, `dataset`, `strategy`, `labels.NAME`.
+    """
+
     state: JobState | None = None
     """Only jobs in this state."""
 
 
-class TrialPaging(Paging):
+class TrialPaging(Sorting):
+    """
+    Fields: `id`, `number`, `state`, `attempt`, `key`; of the last score `rung`, `step`, `accuracy`, `kl`, `seconds`,
+    `cached`; `cost.NAME`, for which `macs`, `flops`, `params`, `weight_bytes`, `activation_bytes`, `latency` and
+    `throughput` are short; `choices.SITE`, with quotes around a site that has dots.
+    """
+
     state: State | None = None
     """Only trials in this state."""
 
@@ -73,14 +108,14 @@ class EventPaging(Parameters):
 
 class JobPage(Document):
     jobs: list[JobDocument]
-    """Newest first."""
+    """Newest first, unless asked for otherwise."""
     next_page_token: str
     """Empty when this is the last page."""
 
 
 class TrialPage(Document):
     trials: list[TrialDocument]
-    """By number."""
+    """By number, unless asked for otherwise."""
     next_page_token: str
     """Empty when this is the last page."""
 

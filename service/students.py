@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from search.budget import Budget, Verdict
@@ -76,8 +76,19 @@ class StudentDocument(Document):
     """Null where no other finalist keeps the budget, and for a job that asks for the cheapest or for a front."""
 
 
-def students_of(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocument]:
-    """Empty until they are exported: before that nothing was measured on what will be deployed."""
+def named(record: JobRecord) -> set[str]:
+    """The ids of the trials that `students_of` asks for."""
+    chosen = on_record(record, Phase.FINALISTS, FinalistsResult)
+    exported = on_record(record, Phase.EXPORT, ExportResult)
+    finalists = {one.trial for one in chosen.finalists} if chosen else set()
+    return finalists | ({student.trial for student in exported.students} if exported else set())
+
+
+def students_of(record: JobRecord, trials: Mapping[str, Trial]) -> list[StudentDocument]:
+    """
+    Empty until they are exported: before that nothing was measured on what will be deployed. `trials` are by id, and
+    hold those that are `named`.
+    """
     surveyed = on_record(record, Phase.SURVEY, SurveyResult)
     chosen = on_record(record, Phase.FINALISTS, FinalistsResult)
     exported = on_record(record, Phase.EXPORT, ExportResult)
@@ -87,7 +98,6 @@ def students_of(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocum
     own = chosen.floor is not None or chosen.hypervolume is not None
     budgets = (Budget(surveyed.limits),) * len(chosen.chosen) if own else surveyed.budgets
     finalists = {finalist.trial: finalist.accuracy for finalist in chosen.finalists}
-    numbers = {trial.id: trial.number for trial in trials}
     students = []
     for level, (winner, student, budget) in enumerate(zip(chosen.chosen, exported.students, budgets, strict=True)):
         verdicts = [*budget.judge(student.cost)]
@@ -100,7 +110,7 @@ def students_of(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocum
                 level=level + 1,
                 folder=student_folder(level, len(budgets)),
                 trial=student.trial,
-                number=numbers[student.trial],
+                number=trials[student.trial].number,
                 metrics=StudentMetrics(
                     accuracy=winner.accuracy,
                     validation_accuracy=validation,
@@ -114,7 +124,9 @@ def students_of(record: JobRecord, trials: Sequence[Trial]) -> list[StudentDocum
                 times=[_time(metric, found) for metric, found in student.times.items()],
                 rival=None
                 if own
-                else rival(student.trial, chosen, {trial.id: trial for trial in trials if budget.holds(trial.cost)}),
+                else rival(
+                    student.trial, chosen, {trial.id: trial for trial in trials.values() if budget.holds(trial.cost)}
+                ),
             )
         )
     return students

@@ -8,19 +8,23 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, delete, insert, text
 
+from service.filters import By, Comparison, Operator
 from service.store.engine import connect, migrate
 from service.store.jobs import SqlJobs
 from service.store.ledger import SqlLedger
-from service.store.ports import DEFAULT, Caller, Scope
+from service.store.ports import DEFAULT, Caller, Listing, Scope
 from service.store.record import SqlRecord
 from service.store.tables import metadata, now, tenants
 from tests.needs import missing
+from workers.ports import JobRecord, JobState
 
+NEWEST_FIRST = (By(("created_at",), True), By(("id",), True))
 OPERATOR = Caller(DEFAULT, "test", Scope.ADMIN)
 
 
@@ -33,6 +37,15 @@ class WholeLedger(SqlJobs, SqlLedger):
         self.ping, self.schema_version = record.ping, record.schema_version
         self.counts = lambda: record.figures(None, reach_seconds=0).jobs
         self.account, self.webhooks = record.account(OPERATOR), record.webhooks(OPERATOR)
+        self.views = record.views(OPERATOR)
+
+    def jobs(
+        self, *, limit: int, before: tuple[datetime, str] | None = None, state: JobState | None = None
+    ) -> list[JobRecord]:
+        """Newest first, as `MemoryLedger.jobs` has them."""
+        where = None if state is None else Comparison(("state",), Operator.EQUAL, str(state))
+        page = self.views.jobs(Listing(NEWEST_FIRST, limit, where, before))
+        return [record for record, _ in page.items]
 
 
 def _binaries() -> Path | None:

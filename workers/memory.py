@@ -18,6 +18,7 @@ from search.trial import Score, State, Trial
 from workers import rules
 from workers.events import Event, Kind
 from workers.ports import PIECE, Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile, Wish
+from workers.standings import Standing, standing_of
 
 
 @dataclass
@@ -105,6 +106,9 @@ class MemoryLedger:
                 for job in newest_first
                 if (before is None or _place(job) < before) and state in (None, job.state) and not job.deleted
             ][:limit]
+
+    def standings(self, found: Sequence[JobRecord]) -> list[Standing]:
+        return [standing_of(self.trials(record.id)) for record in found]
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
         with self._lock:

@@ -14,19 +14,20 @@ from fastapi.concurrency import run_in_threadpool
 
 from search.spec import JobSpec, read_spec
 from service.auth import may_read, may_submit
-from service.deps import AskingDep, IdempotencyKey, JobId, JobsDep, JsonBody
+from service.deps import AskingDep, IdempotencyKey, JobId, JobsDep, JsonBody, TrialId, ViewsDep
 from service.description import answers, shown, spec_body
 from service.documents import JobDocument, TrialDocument, job_document, trial_document
 from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
+from service.filters import JOBS, TRIALS, By
 from service.findings import Document
-from service.routes import pages
+from service.routes.lists import Asked
 from service.schemas import JobPage, JobPaging, Plan, Submission, TrialPage, TrialPaging, Waiting
 from service.store.ports import Jobs
 from workers.ports import JobRecord
-from workers.rules import no_such_trial
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[may_read])
 
+NEWEST = (By(("created_at",), True),)
 _LOOK_SECONDS = 0.25
 """Between two looks at a job whose end is waited for."""
 _ON_A_JOB = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
@@ -122,16 +123,22 @@ async def create(
 @router.get(
     "",
     operation_id="jobs.list",
+    response_model=JobPage,
     responses=answers(
         "UNAUTHENTICATED", "INVALID_PARAMETER", "STORE_UNAVAILABLE", example={"jobs": [JOB], "next_page_token": ""}
     ),
 )
-def list_jobs(paging: Annotated[JobPaging, Query()], jobs: JobsDep) -> JobPage:
-    """Jobs, newest first, a page at a time. Jobs submitted meanwhile do not shift the pages."""
-    before = pages.read(paging.page_token, of=paging.state)
-    found = jobs.jobs(limit=paging.size + 1, before=before, state=paging.state)
-    page, token = pages.cut(found, paging.size, lambda record: (record.created_at, record.id), of=paging.state)
-    return JobPage(jobs=[_shown(jobs, record) for record in page], next_page_token=token)
+def list_jobs(paging: Annotated[JobPaging, Query()], views: ViewsDep) -> Response:
+    """
+    Jobs, newest first unless asked for otherwise, a page at a time. Jobs submitted meanwhile do not shift the pages.
+
+    `filter` and `order_by` know these fields: `id`, `state`, `phase`, `priority`, `claims`, `created_at`, `started_at`,
+    `ended_at`, `cancel_requested`, `teacher`, `dataset`, `strategy` and `labels.NAME`.
+    """
+    asked, now = Asked.read(paging, JOBS, NEWEST), datetime.now(UTC)
+    page = views.jobs(asked.listing)
+    shown = [job_document(record, standing, now=now) for record, standing in page.items]
+    return _answer(JobPage(jobs=shown, next_page_token=asked.token(page.after)), 200)
 
 
 @router.get("/{job_id}", operation_id="jobs.get", responses=answers(*_ON_A_JOB, "INVALID_PARAMETER", example=JOB))
@@ -170,28 +177,28 @@ def cancel(job_id: JobId, jobs: JobsDep, response: Response) -> JobDocument:
 @router.get(
     "/{job_id}/trials",
     operation_id="jobs.trials",
+    response_model=TrialPage,
     responses=answers(*_ON_A_JOB, "INVALID_PARAMETER", example={"trials": [TRIAL], "next_page_token": ""}),
 )
-def list_trials(job_id: JobId, paging: Annotated[TrialPaging, Query()], jobs: JobsDep) -> TrialPage:
-    """The candidates of a job and how they scored, by number, a page at a time."""
-    after = _read_trial_token(paging.page_token)
-    wanted = [
-        trial
-        for trial in jobs.trials(job_id)
-        if trial.number > after and (paging.state is None or trial.state is paging.state)
-    ]
-    page = wanted[: paging.size]
-    token = str(page[-1].number) if len(wanted) > len(page) else ""
-    return TrialPage(trials=[trial_document(trial) for trial in page], next_page_token=token)
+def list_trials(job_id: JobId, paging: Annotated[TrialPaging, Query()], views: ViewsDep) -> Response:
+    """
+    The candidates of a job and how they scored, by number unless asked for otherwise, a page at a time.
+
+    `filter` and `order_by` know these fields: `id`, `number`, `state`, `attempt`, `key`; of the last score `rung`,
+    `step`, `accuracy`, `kl`, `seconds` and `cached`; `cost.NAME`, for which `macs`, `flops`, `params`, `weight_bytes`,
+    `activation_bytes`, `latency` and `throughput` are short; and `choices.SITE`, with quotes around a site that has
+    dots in its name.
+    """
+    asked = Asked.read(paging, TRIALS, ())
+    page = views.trials(job_id, asked.listing)
+    shown = [trial_document(trial) for trial in page.items]
+    return _answer(TrialPage(trials=shown, next_page_token=asked.token(page.after)), 200)
 
 
 @router.get("/{job_id}/trials/{trial_id}", operation_id="jobs.trial", responses=answers(*_ON_A_JOB, example=TRIAL))
-def get_trial(job_id: JobId, trial_id: str, jobs: JobsDep) -> TrialDocument:
+def get_trial(job_id: JobId, trial_id: TrialId, views: ViewsDep) -> TrialDocument:
     """One candidate."""
-    for trial in jobs.trials(job_id):
-        if trial.id == trial_id:
-            return trial_document(trial)
-    raise no_such_trial(job_id, trial_id[:64])
+    return trial_document(views.trial(job_id, trial_id))
 
 
 def submitted(
@@ -218,7 +225,7 @@ def _tag(record: JobRecord) -> str:
 
 
 def _shown(jobs: Jobs, record: JobRecord) -> JobDocument:
-    return job_document(record, jobs.trials(record.id), now=datetime.now(UTC))
+    return job_document(record, jobs.standings([record])[0], now=datetime.now(UTC))
 
 
 def _answer(document: Document, status: int, headers: dict[str, str] | None = None) -> Response:
@@ -228,11 +235,3 @@ def _answer(document: Document, status: int, headers: dict[str, str] | None = No
 def _fingerprint(spec: JobSpec) -> str:
     """Equal for bodies that ask for the same, however they are written."""
     return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
-def _read_trial_token(token: str) -> int:
-    if not token:
-        return -1
-    if not token.isascii() or not token.isdecimal() or len(token) > 18:
-        raise pages.unknown()
-    return int(token)

@@ -1,26 +1,27 @@
-"""The jobs of one tenant: submitting, listing, watching and cancelling them."""
+"""The jobs of one tenant: submitting, watching and cancelling them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
 from search.spec import JobSpec
-from search.trial import Trial
 from service.store import quotas
 from service.store.accounts import noted
 from service.store.engine import reading, writing
-from service.store.ports import Caller, Cursor
-from service.store.rows import end, find, records, tell, trials_of
+from service.store.ports import Caller
+from service.store.rows import end, find, records, tell
 from service.store.tables import events, jobs, now
+from service.store.views import standings
 from workers import rules
 from workers.events import Event, Kind
 from workers.ports import JobRecord, JobState, Phase
 from workers.rules import Happening
+from workers.standings import Standing
 
 
 class SqlJobs:
@@ -79,20 +80,9 @@ class SqlJobs:
         with reading(self._engine) as connection:
             return self._record(connection, job_id)
 
-    def jobs(self, *, limit: int, before: Cursor | None = None, state: JobState | None = None) -> Sequence[JobRecord]:
-        query = select(jobs).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
-        query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-        if before is not None:
-            query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < before)
-        if state is not None:
-            query = query.where(jobs.c.state == state)
+    def standings(self, found: Sequence[JobRecord]) -> Sequence[Standing]:
         with reading(self._engine) as connection:
-            return records(connection, connection.execute(query).all())
-
-    def trials(self, job_id: str) -> Sequence[Trial]:
-        with reading(self._engine) as connection:
-            self._find(connection, job_id)
-            return trials_of(connection, job_id)
+            return standings(connection, found)
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[Event]:
         query = (

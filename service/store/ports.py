@@ -11,13 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from search.errors import StillhouseError, UserError
 from search.spec import JobSpec
 from search.trial import Trial
+from service.filters import By, Expression, Path, Value, fields_of
 from workers.events import Event
 from workers.ports import JobRecord, JobState
+from workers.standings import Standing
+
+T = TypeVar("T")
 
 Cursor = tuple[datetime, str]
 """A place in a list that is sorted by time: `(at, id)` of what a page ended with."""
@@ -283,12 +287,8 @@ class Jobs(Protocol):
         """Raises `NotFound`."""
         ...
 
-    def jobs(self, *, limit: int, before: Cursor | None = None, state: JobState | None = None) -> Sequence[JobRecord]:
-        """Newest first. `before` is the last job of the page before; jobs submitted meanwhile do not shift pages."""
-        ...
-
-    def trials(self, job_id: str) -> Sequence[Trial]:
-        """All trials, by number. Raises `NotFound` when there is no such job."""
+    def standings(self, found: Sequence[JobRecord]) -> Sequence[Standing]:
+        """What the trials of these jobs come to, in their order."""
         ...
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[Event]:
@@ -335,6 +335,60 @@ class Jobs(Protocol):
             NotFound: there is no such job.
             IllegalTransition: it has not ended.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    What of a list is wanted. `order` ends with a field that no two rows share; `after` has the values that the last row
+    of the page before has of the fields it is ordered by, so what is added meanwhile does not shift pages.
+    """
+
+    order: Sequence[By]
+    limit: int
+    where: Expression | None = None
+    after: tuple[Value, ...] | None = None
+
+    @property
+    def fields(self) -> set[Path]:
+        return fields_of(self.where) | {key.field for key in self.order}
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    items: Sequence[T]
+    after: tuple[Value, ...] | None
+    """For the `Listing` of the next page; None when this is the last one."""
+
+
+class Views(Protocol):
+    """
+    The jobs of one tenant to be looked at, however many they are and however many trials they have. Methods with a
+    `job_id` raise `NotFound` when there is no such job; all raise as `Jobs` does.
+    """
+
+    def jobs(self, listing: Listing) -> Page[tuple[JobRecord, Standing]]:
+        """By the fields of `service.filters.JOBS`."""
+        ...
+
+    def trials(self, job_id: str, listing: Listing) -> Page[Trial]:
+        """By the fields of `service.filters.TRIALS`."""
+        ...
+
+    def trial(self, job_id: str, trial_id: str) -> Trial:
+        """Raises `NotFound`, also for a trial of another job."""
+        ...
+
+    def scored(self, job_id: str, fields: Sequence[Path], rung: int | None = None) -> Sequence[tuple[Any, ...]]:
+        """
+        Of every trial with a score its values of these fields, by number; `("choices",)` is all its choices. The score
+        is the one at `rung`, and trials without one are left out; None for each trial's last.
+        """
+        ...
+
+    def told(self, job_id: str, kinds: Sequence[str], *, number: int | None = None) -> Sequence[Event]:
+        """Events of these kinds, in order; with `number` those whose `trial` is that number."""
         ...
 
 
@@ -441,6 +495,8 @@ class Record(Protocol):
     """All that is on record. Every method may raise `StoreUnavailable`."""
 
     def jobs(self, caller: Caller) -> Jobs: ...
+
+    def views(self, caller: Caller) -> Views: ...
 
     def account(self, caller: Caller) -> Account: ...
 

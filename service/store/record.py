@@ -16,6 +16,7 @@ from service.store.jobs import SqlJobs
 from service.store.outbox import backlog
 from service.store.ports import Backlog, Caller, Connections, Figures, Key
 from service.store.tables import in_seconds, keys, now, tenants
+from service.store.views import SqlViews
 from service.store.webhooks import SqlWebhooks
 
 logger = logging.getLogger("stillhouse.record")
@@ -32,6 +33,9 @@ class SqlRecord:
 
     def jobs(self, caller: Caller) -> SqlJobs:
         return SqlJobs(self._engine, caller)
+
+    def views(self, caller: Caller) -> SqlViews:
+        return SqlViews(self._engine, caller)
 
     def account(self, caller: Caller) -> SqlAccount:
         return SqlAccount(self._engine, caller)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from search.trial import Score, State, Trial
 from service.store import outbox
@@ -76,6 +76,11 @@ def trials_of(connection: Connection, job_id: str, *, trial_id: str | None = Non
     which = trials.c.job_id == job_id
     if trial_id is not None:
         which &= trials.c.id == trial_id
+    return trials_where(connection, which)
+
+
+def trials_where(connection: Connection, which: ColumnElement[bool]) -> list[Trial]:
+    """By number."""
     reached: dict[str, list[Score]] = defaultdict(list)
     joined = select(scores).join(trials, trials.c.id == scores.c.trial_id).where(which).order_by(scores.c.rung)
     for row in connection.execute(joined):

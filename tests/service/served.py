@@ -23,7 +23,8 @@ from service.app import create_app
 from service.checker import CachedChecker, Checker, DirectChecker
 from service.settings import Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
-from service.store.ports import Account, Backlog, Caller, Connections, Figures, Jobs, Spread, Tally, Webhooks
+from service.store.ports import Account, Backlog, Caller, Connections, Figures, Jobs, Spread, Tally, Views, Webhooks
+from tests.service.views import MemoryViews
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import Claim, JobState, Phase
 
@@ -51,6 +52,9 @@ class OneTenant:
     def jobs(self, caller: Caller) -> Jobs:
         found: Jobs = self._ledger
         return found
+
+    def views(self, caller: Caller) -> Views:
+        return MemoryViews(self._ledger)
 
     def account(self, caller: Caller) -> Account:
         raise AssertionError("keys and audits are in databases only")

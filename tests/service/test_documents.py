@@ -10,10 +10,11 @@ from service.documents import Document, JobDocument, job_document, trial_documen
 from tests.service.served import COST, LIMITS, claimed, searched, submitted, succeeded, taught
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import JobState, Phase
+from workers.standings import standing_of
 
 
 def shown(ledger: MemoryLedger, job_id: str) -> JobDocument:
-    return job_document(ledger.job(job_id), ledger.trials(job_id), now=datetime.now(UTC))
+    return job_document(ledger.job(job_id), standing_of(ledger.trials(job_id)), now=datetime.now(UTC))
 
 
 def test_a_queued_job_knows_its_spec_and_nothing_else() -> None:
@@ -68,7 +69,7 @@ def test_a_student_over_a_limit_would_be_said_to_be() -> None:
     job_id = succeeded(ledger, artifacts)
     record = ledger.job(job_id)
     record.phases[Phase.EXPORT].result["cost"]["macs"] = LIMITS["macs"] + 1  # type: ignore[index]
-    student = job_document(record, ledger.trials(job_id)).student
+    student = job_document(record, standing_of(ledger.trials(job_id))).student
     assert student is not None
     assert [verdict.fits for verdict in student.verdicts] == [False, True]
 
@@ -93,11 +94,11 @@ def test_the_clock_of_a_job_runs_from_its_first_claim_to_its_end() -> None:
     now[0] += 50
     claim = claimed(ledger)
     began = datetime.fromtimestamp(now[0], UTC)
-    later = job_document(ledger.job(job_id), [], now=began + timedelta(seconds=7))
+    later = job_document(ledger.job(job_id), standing_of([]), now=began + timedelta(seconds=7))
     assert later.timing.seconds == 7
     now[0] += 12.5
     ledger.close(claim, JobState.FAILED, "TRIAL_FAILED: NaN")
-    ended = job_document(ledger.job(job_id), [])
+    ended = job_document(ledger.job(job_id), standing_of([]))
     assert (ended.timing.seconds, ended.reason) == (12.5, "TRIAL_FAILED: NaN")
 
 

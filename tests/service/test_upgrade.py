@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from search.errors import KeyReused, StoreUnavailable
 from search.spec import read_spec
 from service.store.engine import connect, current_revision, latest_revision, migrate, reading, writing
-from service.store.ports import DEFAULT, Caller, Quota, Scope
+from service.store.ports import DEFAULT, Caller, Listing, Quota, Scope
 from service.store.record import SqlRecord
 from service.store.tables import audit, jobs, now, tenants
-from tests.databases import OPERATOR, WholeLedger
+from tests.databases import NEWEST_FIRST, OPERATOR, WholeLedger
 from workers.ports import JobState
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
@@ -63,7 +63,7 @@ def test_what_was_on_record_is_the_default_tenants_and_complete(old: Engine) -> 
     record = SqlRecord(old)
     with writing(old) as connection:
         connection.execute(insert(tenants).values(name=STRANGER.tenant, created_at=now()))
-    assert record.jobs(STRANGER).jobs(limit=10) == []
+    assert record.views(STRANGER).jobs(Listing(NEWEST_FIRST, 10)).items == []
     assert record.account(OPERATOR).usage()[Quota.STORED_BYTES].used == 12
 
 
@@ -100,7 +100,7 @@ def test_a_version_that_knows_no_tenants_may_go_on_beside_this_one(engine: Engin
             text(f"INSERT INTO jobs (id, {listed}) SELECT 'job_old', {listed} FROM jobs WHERE id = :id"),  # noqa: S608
             {"id": job.id},
         )
-    assert {found.id for found in SqlRecord(engine).jobs(OPERATOR).jobs(limit=5)} == {job.id, "job_old"}
+    assert {found.id for found in WholeLedger(engine).jobs(limit=5)} == {job.id, "job_old"}
 
 
 def test_the_database_itself_keeps_the_rules(engine: Engine) -> None:

@@ -34,6 +34,7 @@ from workers.events import Event
 from workers.memory import MemoryLedger
 from workers.ports import Claim, JobState, Phase
 from workers.results import ExportResult, FinalistsResult, SearchResult, TeacherResult
+from workers.standings import standing_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -64,7 +65,7 @@ class House:
         return self.driver(self.claimed()).drive(), job
 
     def document(self, job: str) -> JobDocument:
-        return job_document(self.ledger.job(job), self.ledger.trials(job))
+        return job_document(self.ledger.job(job), standing_of(self.ledger.trials(job)))
 
     def result(self, job: str, phase: Phase) -> dict[str, Any]:
         found = self.ledger.job(job).phases[phase].result

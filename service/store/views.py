@@ -1,0 +1,166 @@
+"""What is looked at: lists of jobs and trials by filter and order, and the few columns that a picture needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, Text, and_, case, cast, func, select
+
+from search.trial import State, Trial
+from service.filters import Path
+from service.store.conditions import (
+    OF_THE_SCORE,
+    Columns,
+    beyond,
+    condition,
+    is_latest,
+    job_columns,
+    latest,
+    ordering,
+    trial_columns,
+)
+from service.store.engine import reading
+from service.store.ports import Caller, Listing, Page
+from service.store.rows import find, records, trials_where
+from service.store.tables import events, jobs, scores, trials
+from service.students import named
+from workers import rules
+from workers.events import Event
+from workers.ports import JobRecord
+from workers.standings import Standing
+
+
+class SqlViews:
+    """`service.store.ports.Views` of the caller's tenant, over a migrated database. Threads may share it."""
+
+    def __init__(self, engine: Engine, caller: Caller) -> None:
+        self._engine, self._tenant = engine, caller.tenant
+
+    def jobs(self, listing: Listing) -> Page[tuple[JobRecord, Standing]]:
+        columns = job_columns(self._engine.dialect)
+        mine = select(jobs.c.id).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
+        with reading(self._engine) as connection:
+            ids, after = _cut(connection, mine, listing, columns)
+            rows = {row.id: row for row in connection.execute(select(jobs).where(jobs.c.id.in_(ids)))}
+            found = records(connection, [rows[job_id] for job_id in ids])
+            return Page(list(zip(found, standings(connection, found), strict=True)), after)
+
+    def trials(self, job_id: str, listing: Listing) -> Page[Trial]:
+        query = select(trials.c.id).where(trials.c.job_id == job_id)
+        if any(field[0] in OF_THE_SCORE for field in listing.fields):
+            query = query.select_from(trials.outerjoin(latest, is_latest))
+        with reading(self._engine) as connection:
+            self._find(connection, job_id)
+            ids, after = _cut(connection, query, listing, trial_columns(self._engine.dialect))
+            found = {trial.id: trial for trial in trials_where(connection, trials.c.id.in_(ids))}
+            return Page([found[trial_id] for trial_id in ids], after)
+
+    def trial(self, job_id: str, trial_id: str) -> Trial:
+        with reading(self._engine) as connection:
+            self._find(connection, job_id)
+            found = trials_where(connection, and_(trials.c.id == trial_id, trials.c.job_id == job_id))
+        if not found:
+            raise rules.no_such_trial(job_id, trial_id)
+        return found[0]
+
+    def scored(self, job_id: str, fields: Sequence[Path], rung: int | None = None) -> Sequence[tuple[Any, ...]]:
+        columns = trial_columns(self._engine.dialect)
+        which = is_latest if rung is None else and_(latest.c.trial_id == trials.c.id, latest.c.rung == rung)
+        query = select(*(trials.c.choices if field == ("choices",) else columns(field) for field in fields))
+        query = query.select_from(trials.join(latest, which)).where(trials.c.job_id == job_id)
+        with reading(self._engine) as connection:
+            self._find(connection, job_id)
+            return [tuple(row) for row in connection.execute(query.order_by(trials.c.number))]
+
+    def told(self, job_id: str, kinds: Sequence[str], *, number: int | None = None) -> Sequence[Event]:
+        query = select(events).where(events.c.job_id == job_id, events.c.kind.in_(kinds)).order_by(events.c.seq)
+        if number is not None:
+            query = query.where(cast(events.c.data["trial"].as_string(), Text) == str(number))
+        with reading(self._engine) as connection:
+            self._find(connection, job_id)
+            return [Event(row.seq, row.kind, row.data, row.at) for row in connection.execute(query)]
+
+    def _find(self, connection: Connection, job_id: str) -> None:
+        find(connection, job_id, tenant=self._tenant)
+
+
+def standings(connection: Connection, found: Sequence[JobRecord]) -> list[Standing]:
+    """Of these jobs, whatever the number of their trials, by four statements."""
+    ids = [record.id for record in found]
+    counted: dict[str, dict[State, Any]] = {job_id: {} for job_id in ids}
+    for row in connection.execute(_counts(ids)):
+        counted[row.job_id][State(row.state)] = row
+    best = {row.job_id: row.id for row in connection.execute(_best(ids))}
+    wanted = {job_id: named(record) for job_id, record in zip(ids, found, strict=True)}
+    every = set(best.values()).union(*wanted.values())
+    known = {trial.id: trial for trial in trials_where(connection, trials.c.id.in_(sorted(every)))}
+    return [
+        Standing(
+            counts={state: rows[state].trials if state in rows else 0 for state in State},
+            promoted=sum(row.promoted for row in rows.values()),
+            known=sum(row.known for row in rows.values()),
+            settled=sum(row.trials if state.terminal else row.scored for state, row in rows.items()),
+            best=known[best[job_id]] if job_id in best else None,
+            trials={trial_id: known[trial_id] for trial_id in wanted[job_id] if trial_id in known},
+        )
+        for job_id, rows in counted.items()
+    ]
+
+
+def _counts(ids: Sequence[str]) -> Select[Any]:
+    each = (
+        select(
+            trials.c.job_id,
+            trials.c.state,
+            func.count(scores.c.rung).label("scores"),
+            func.sum(case((scores.c.cached, 1), else_=0)).label("cached"),
+        )
+        .outerjoin_from(trials, scores, scores.c.trial_id == trials.c.id)
+        .where(trials.c.job_id.in_(ids))
+        .group_by(trials.c.id, trials.c.job_id, trials.c.state)
+        .subquery()
+    )
+    whole = and_(each.c.scores > 0, each.c.cached == each.c.scores)
+    return select(
+        each.c.job_id,
+        each.c.state,
+        func.count().label("trials"),
+        func.sum(case((each.c.scores > 0, 1), else_=0)).label("scored"),
+        func.sum(case((each.c.scores > 1, 1), else_=0)).label("promoted"),
+        func.sum(case((whole, 1), else_=0)).label("known"),
+    ).group_by(each.c.job_id, each.c.state)
+
+
+def _best(ids: Sequence[str]) -> Select[Any]:
+    """The trial that `search.rungs.Rungs.best` would put first. The first of all scores is its trial's last one."""
+    untrained = scores.c.step == 0  # as `search.trial.Score.rank` has it
+    order = (
+        scores.c.rung.desc(),
+        case((untrained, -scores.c.kl), else_=scores.c.accuracy).desc(),
+        case((untrained, scores.c.accuracy), else_=-scores.c.kl).desc(),
+        trials.c.number,
+    )
+    ranked = (
+        select(
+            trials.c.job_id,
+            trials.c.id,
+            func.row_number().over(partition_by=trials.c.job_id, order_by=order).label("place"),
+        )
+        .join(scores, scores.c.trial_id == trials.c.id)
+        .where(trials.c.job_id.in_(ids), trials.c.state != State.FAILED)
+        .subquery()
+    )
+    return select(ranked.c.job_id, ranked.c.id).where(ranked.c.place == 1)
+
+
+def _cut(connection: Connection, query: Select[Any], listing: Listing, column: Columns) -> tuple[list[str], Any]:
+    """The ids on a page, and the place where it ends unless it is the last one."""
+    if listing.where is not None:
+        query = query.where(condition(listing.where, column))
+    if listing.after is not None:
+        query = query.where(beyond(listing.after, listing.order, column))
+    query = query.add_columns(*(column(field).label(f"key_{at}") for at, (field, _) in enumerate(listing.order)))
+    rows = connection.execute(query.order_by(*ordering(listing.order, column)).limit(listing.limit + 1)).all()
+    page = rows[: listing.limit]
+    return [row[0] for row in page], tuple(page[-1][1:]) if len(rows) > len(page) else None

@@ -1,0 +1,115 @@
+"""What is looked at, over both databases: the same as in plain Python, by few statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, event
+
+from search.errors import NotFound
+from search.trial import Trial
+from service.filters import TRIALS, By, settled
+from service.store.jobs import SqlJobs
+from service.store.ports import Caller, Listing, Scope
+from service.store.record import SqlRecord
+from tests.databases import NEWEST_FIRST, OPERATOR, WholeLedger
+from tests.service.rows import put_jobs, put_trials
+from tests.service.views import MemoryViews
+from workers.standings import Standing, standing_of
+
+pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
+
+
+@contextmanager
+def counting(engine: Engine) -> Iterator[list[str]]:
+    """The statements that are sent meanwhile, but those that begin transactions."""
+    sent: list[str] = []
+
+    def before(_c: object, _u: object, statement: str, *_: object) -> None:
+        if not statement.startswith("BEGIN"):
+            sent.append(statement)
+
+    event.listen(engine, "before_cursor_execute", before)
+    yield sent
+    event.remove(engine, "before_cursor_execute", before)
+
+
+def without_trials(standing: Standing) -> tuple[object, ...]:
+    return standing.counts, standing.promoted, standing.known, standing.settled, standing.best
+
+
+def test_standings_in_sql_are_those_in_plain_python(engine: Engine) -> None:
+    ids = put_jobs(engine, 12)
+    for seed, job_id in enumerate(ids[:-1]):
+        put_trials(engine, job_id, 3 * seed, seed=seed) if seed else None
+    ledger, record = WholeLedger(engine), SqlRecord(engine)
+    page = record.views(OPERATOR).jobs(Listing(NEWEST_FIRST, 100))
+    assert sorted(found.id for found, _ in page.items) == ids
+    for found, standing in page.items:
+        assert without_trials(standing) == without_trials(standing_of(ledger.trials(found.id)))
+    records = [found for found, _ in page.items]
+    assert SqlJobs(engine, OPERATOR).standings(records) == [standing for _, standing in page.items]
+
+
+def test_a_list_asks_as_often_for_many_jobs_as_for_one(engine: Engine) -> None:
+    for job_id in put_jobs(engine, 20):
+        put_trials(engine, job_id, 10)
+    views = SqlRecord(engine).views(OPERATOR)
+    sent = {}
+    for limit in (1, 20):
+        with counting(engine) as statements:
+            assert len(views.jobs(Listing(NEWEST_FIRST, limit)).items) == limit
+        sent[limit] = len(statements)
+    assert sent[1] == sent[20] <= 8
+
+
+def test_a_page_of_trials_reads_that_page(engine: Engine) -> None:
+    [job_id] = put_jobs(engine, 1)
+    ids = put_trials(engine, job_id, 60)
+    views, ledger = SqlRecord(engine).views(OPERATOR), WholeLedger(engine)
+    order = settled((By(("accuracy",), True),), TRIALS)
+    with counting(engine) as statements:
+        page = views.trials(job_id, Listing(order, 7))
+    assert len(statements) <= 4
+    with counting(engine) as statements:
+        assert views.trial(job_id, ids[7]).number == 7
+    assert len(statements) <= 3
+    known = {trial.id: trial for trial in ledger.trials(job_id)}
+    assert [known[trial.id] for trial in page.items] == list(page.items)
+    with pytest.raises(NotFound):
+        views.trial(put_jobs(engine, 1, seed=1)[0], ids[0])
+
+
+def test_what_a_picture_needs_is_what_the_trials_say(engine: Engine) -> None:
+    [job_id] = put_jobs(engine, 1)
+    put_trials(engine, job_id, 40)
+    views, kept = SqlRecord(engine).views(OPERATOR), WholeLedger(engine).trials(job_id)
+
+    class Kept:
+        def trials(self, _: str) -> list[Trial]:
+            return list(kept)
+
+    plain = MemoryViews(Kept())  # type: ignore[arg-type]
+    fields = [("number",), ("state",), ("rung",), ("accuracy",), ("cost", "macs"), ("choices",)]
+    for rung in (None, 0, 1, 2, 3):
+        found = views.scored(job_id, fields, rung)
+        assert found == plain.scored(job_id, fields, rung)
+        assert bool(found) == (rung != 3)
+
+
+def test_views_are_of_ones_own(engine: Engine) -> None:
+    [job_id] = put_jobs(engine, 1)
+    [trial_id] = put_trials(engine, job_id, 1)
+    strange = SqlRecord(engine).views(Caller("another", "test", Scope.ADMIN))
+    listing = Listing(settled((), TRIALS), 5)
+    assert strange.jobs(Listing(NEWEST_FIRST, 5)).items == []
+    for look in (
+        lambda: strange.trials(job_id, listing),
+        lambda: strange.trial(job_id, trial_id),
+        lambda: strange.scored(job_id, [("number",)]),
+        lambda: strange.told(job_id, ["PROGRESS"]),
+    ):
+        with pytest.raises(NotFound):
+            look()
