@@ -32,6 +32,7 @@ from service.schemas import BODY_BYTES
 from service.settings import Settings
 from service.store.ports import Record
 from service.throttle import Throttle
+from service.turnstile import Turnstile
 from workers.ports import Artifacts
 
 
@@ -75,6 +76,7 @@ def create_app(
         redirect_slashes=False,
         middleware=[
             Middleware(Door, observe=metrics.observe),
+            Middleware(Turnstile, seconds=settings.request_seconds),
             Middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False),
             Middleware(SameOrigin),
             Middleware(RequestBodyLimitMiddleware, max_body_size=BODY_BYTES),

@@ -21,7 +21,7 @@ from service.problems import KINDS, MEDIA_TYPE, FieldProblem, Problem, problem
 from service.store.ports import Scope
 
 _REF = "#/components/schemas/{model}"
-_ALWAYS = ("UNKNOWN_HOST", "FOREIGN_ORIGIN", "INTERNAL")
+_ALWAYS = ("MALFORMED_REQUEST", "UNKNOWN_HOST", "FOREIGN_ORIGIN", "INTERNAL")
 _GUARDED = ("UNAUTHENTICATED", "FORBIDDEN", "RATE_LIMITED", "IDENTITY_UNAVAILABLE", "STORE_UNAVAILABLE")
 """Of operations that ask for a key: it is looked up, and may be asked too often."""
 _WAITING = {
@@ -58,7 +58,8 @@ def answers(*codes: str, example: Any = None, status: int = 200) -> dict[int | s
     if example is not None:
         described[status] = {"content": {"application/json": {"example": shown(example)}}}
     guarded = _GUARDED if "UNAUTHENTICATED" in codes else ()
-    for code in sorted({*codes, *guarded, *_ALWAYS}, key=lambda code: (KINDS[code].status, code)):
+    sent = ("TOO_SLOW",) if "BODY_TOO_LARGE" in codes else ()
+    for code in sorted({*codes, *guarded, *sent, *_ALWAYS}, key=lambda code: (KINDS[code].status, code)):
         kind = KINDS[code]
         known = described.setdefault(
             kind.status,

@@ -20,6 +20,8 @@ from service.problems import KINDS, MEDIA_TYPE, code_of, internal, problem, resp
 logger = logging.getLogger("stillhouse.api")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_PATH = 256
+"""Characters of it in the log."""
 _PROTECTION = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -54,23 +56,23 @@ class Door:
         try:
             await self._app(scope, receive, answer.send)
         except Exception:
-            logger.exception("%s: %s %s failed", answer.request_id, scope["method"], scope["path"])
+            logger.exception("%s: %s %r failed", answer.request_id, scope["method"], scope["path"][:_LONGEST_PATH])
             if answer.started:
                 raise  # half an answer is out; closing the connection is the only honest end
             await answer.send_problem(500)
         finally:
             # Only routes that exist become labels: addresses are the caller's choice, and without end.
             route = getattr(scope.get("route"), "path", "none")
-            seconds = time.monotonic() - began
+            seconds, path = time.monotonic() - began, scope["path"][:_LONGEST_PATH]
             self._observe(scope["method"], route, answer.status, seconds)
             logger.info(
                 "%s %s %r %d %.1f ms",
                 answer.request_id,
                 scope["method"],
-                scope["path"],
+                path,
                 answer.status,
                 1000 * seconds,
-                extra={"method": scope["method"], "path": scope["path"], "status": answer.status, "seconds": seconds},
+                extra={"method": scope["method"], "path": path, "status": answer.status, "seconds": seconds},
             )
 
 

@@ -75,6 +75,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "NOT_FOUND": Kind(404, "There is no such thing", "Check the address and the id."),
     "METHOD_NOT_ALLOWED": Kind(405, "That method is not offered here", "Use one of those in the Allow header."),
+    "TOO_SLOW": Kind(408, "The request did not come in time", "Send it again, faster.", retryable=True),
     "CONFLICT": Kind(409, "The state of the job does not allow that", "Read the job again, then decide."),
     "STALE_CLAIM": Kind(409, "Another driver owns the job", "Nothing: the other driver goes on."),
     "ILLEGAL_TRANSITION": Kind(409, "A job at its end stays as it is", "Submit a new job."),

@@ -9,10 +9,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from search.errors import FieldError
 from search.files import Files
@@ -29,6 +32,7 @@ from service.store.ledger import SqlLedger
 from service.store.outbox import SqlOutbox
 from service.store.ports import DEFAULT, Caller, Scope
 from service.store.record import SqlRecord
+from service.turnstile import HEAD_BYTES, Connection
 from workers.artifacts import FolderArtifacts
 from workers.dispatcher import Dispatcher
 
@@ -38,7 +42,6 @@ GRACE_SECONDS = 20
 """How long requests may take to finish after the server was told to end."""
 _GET_UP_SECONDS = 5.0
 _CONNECTIONS = 512
-_HEADER_BYTES = 32 * 1024
 
 OnReady = Callable[[str], None]
 OnKey = Callable[[str], None]
@@ -217,24 +220,31 @@ def _answer_requests(
             app.state.metrics.registry.register(Drivers(dispatcher))
         publish(settings, app.state.metrics.registry)
         server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws="none",
-                limit_concurrency=_CONNECTIONS,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-                h11_max_incomplete_event_size=_HEADER_BYTES,
-            ),
+            listening_to(app, settings.request_seconds),
             draining,
             lambda: on_ready(_address(settings, listener)) if on_ready is not None else None,
         )
         warm(checker)
         with _signals(server.end):
             server.run(sockets=[listener])
+
+
+def listening_to(app: FastAPI, request_seconds: float) -> uvicorn.Config:
+    """How connections are answered."""
+    connection: Any = partial(Connection, head_seconds=request_seconds)
+    return uvicorn.Config(
+        app,
+        http=connection,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     """Hosts that webhooks may be sent to, separated by commas; `*.example.org` takes all below it. None by default."""
     webhook_insecure: bool = False
     """Lets webhooks go to private addresses, and to this machine without TLS. For trying things out, never for use."""
+    request_seconds: float = Field(30.0, gt=0, le=3600)
+    """Longest time the head of a request may take to come, and as much again for a body below 16 KiB a second."""
     check_seconds: float = Field(60.0, gt=0, le=600)
     """Longest time a submitted job may take to be checked."""
 

@@ -21,6 +21,7 @@ from search.spec import read_spec
 from search.trial import Score, Trial
 from service.app import create_app
 from service.checker import CachedChecker, Checker, DirectChecker
+from service.serve import listening_to
 from service.settings import Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
 from service.store.ports import Account, Backlog, Caller, Connections, Figures, Jobs, Spread, Tally, Views, Webhooks
@@ -196,7 +197,8 @@ def digest(data: bytes) -> str:
 def listening(app: FastAPI) -> Iterator[str]:
     """The app behind a real server in a thread of this process; its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2, ws="none")
+        config = listening_to(app, app.state.settings.request_seconds)
+        config.timeout_graceful_shutdown = 2
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -373,6 +373,6 @@ def test_every_kind_of_problem_has_its_page_and_a_remedy(client: TestClient) -> 
             "status": kind.status,
             "title": kind.title,
             "remedy": kind.remedy,
-            "retryable": kind.status in (429, 503),
+            "retryable": kind.status in (408, 429, 503),
         }
         assert kind.remedy
