@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from search.errors import StillhouseError
-from service.commands import choices, here, host, jobs, operate
+from service.commands import changes, choices, here, host, jobs, operate
 from service.terminal import Terminal
 
 
@@ -51,6 +51,12 @@ _PANELS = {
         jobs.events,
         jobs.pull,
         jobs.cancel,
+        changes.pause,
+        changes.resume,
+        changes.change,
+        changes.retry,
+        changes.clone,
+        changes.delete,
         jobs.usage,
         here.local,
     ),

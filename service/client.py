@@ -188,6 +188,63 @@ class Jobs:
         """Asks for the job's end; a job that has ended stays as it is."""
         return _document(JobDocument, self._wire.post(f"{_path(job_id)}:cancel"))
 
+    def pause(self, job_id: str) -> JobDocument:
+        """Asks that nothing be done for the job until it is resumed. Raises `Conflict` when it has ended."""
+        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:pause"))
+
+    def resume(self, job_id: str) -> JobDocument:
+        """Lets a paused job go on where it was. Raises `Conflict` when it has ended."""
+        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:resume"))
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        priority: int | None = None,
+        trials: int | None = None,
+        budget: Mapping[str, Any] | None = None,
+        revision: int | None = None,
+    ) -> JobDocument:
+        """
+        Changes a job. Of `labels` and `budget` what is named is set, or taken off with None, and the rest stays. With
+        `revision`, that of the document on which you decided, a job that has been changed since is left as it is.
+
+        Raises:
+            Invalid: there is a mistake in what is wanted.
+            Conflict: the job has come too far for that.
+            StatusError: of status 412, it is at another revision.
+        """
+        spec: dict[str, Any] = {"search": {"trials": trials}} if trials is not None else {}
+        spec |= {"budget": dict(budget)} if budget is not None else {}
+        patch: dict[str, Any] = {"spec": spec} if spec else {}
+        patch |= {"labels": dict(labels)} if labels is not None else {}
+        patch |= {"priority": priority} if priority is not None else {}
+        headers = {"If-Match": f'"{revision}"'} if revision is not None else {}
+        answer = self._wire.send("PATCH", _path(job_id), body=patch, headers=headers, timeout=CHECKING)
+        return _document(JobDocument, answer)
+
+    def retry(self, job_id: str, idempotency_key: str | None = None) -> JobDocument:
+        """Submits a job that failed or was cancelled once more; the new one. Raises `Conflict` for any other job."""
+        key = idempotency_key or str(uuid.uuid4())
+        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:retry", key=key, timeout=CHECKING))
+
+    def clone(
+        self, job_id: str, changes: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+    ) -> JobDocument:
+        """
+        Submits a job like this one; the new one. `changes` is a merge patch of its spec: None takes a field off.
+
+        Raises:
+            Invalid: with those changes it is no job.
+        """
+        body, key = {"spec": dict(changes or {})}, idempotency_key or str(uuid.uuid4())
+        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:clone", body, key=key, timeout=CHECKING))
+
+    def delete(self, job_id: str) -> None:
+        """Takes out a job that has ended, with its files. Raises `Conflict` while it goes on."""
+        self._wire.send("DELETE", _path(job_id))
+
     def trials(self, job_id: str) -> Sequence[TrialDocument]:
         """All trials, by number."""
         trials = self._paged(_path(job_id, "trials"), "trials", {"page_size": 500})

@@ -227,7 +227,7 @@ class MemoryLedger:
     def renew(self, claim: Claim, lease_seconds: float) -> Wish:
         with self._lock:
             job = self._owned(claim)
-            if not job.state.terminal:
+            if job.lease_until is not None:
                 job.lease_until = self._now() + timedelta(seconds=lease_seconds)
             return rules.wish(cancel=job.cancel_requested, pause=job.pause_requested)
 

@@ -163,7 +163,9 @@ class Ledger(Protocol):
         ...
 
     def renew(self, claim: Claim, lease_seconds: float) -> Wish:
-        """Extends the lease, and says what the user wants. Raises `StaleClaim`."""
+        """
+        Extends the lease, and says what the user wants. A lease that was given back stays so. Raises `StaleClaim`.
+        """
         ...
 
     def release(self, claim: Claim) -> None:

@@ -9,10 +9,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 from fastapi.concurrency import run_in_threadpool
 
-from search.errors import FieldError, IllegalTransition, InvalidSpec
+from search.errors import FieldError, IllegalTransition, InvalidSpec, UserError
 from search.spec import JobSpec, read_spec
 from service.auth import may_read, may_submit
-from service.deps import ArtifactsDep, AskingDep, IdempotencyKey, InvalidBody, JobId, JobsDep, MergePatch, OptionalPatch
+from service.deps import (
+    ArtifactsDep,
+    Asking,
+    AskingDep,
+    IdempotencyKey,
+    InvalidBody,
+    JobId,
+    JobsDep,
+    MergePatch,
+    OptionalPatch,
+)
 from service.description import answers, patch_body
 from service.documents import JobDocument
 from service.examples import JOB, QUEUED_JOB
@@ -95,7 +105,7 @@ async def update(
     before = read_spec(record.spec)
     after = _changed(record, patch)
     if (after.budget, after.search) != (before.budget, before.search):
-        await asking.check(after)
+        await _check(asking, after)
     found = await run_in_threadpool(jobs.change, job_id, after, revision=record.revision)
     return await run_in_threadpool(tagged, jobs, found, response)
 
@@ -131,7 +141,7 @@ async def clone(job_id: JobId, patch: OptionalPatch, key: IdempotencyKey, jobs: 
     if unknown:
         raise InvalidBody([FieldError(f"/{_step(name)}", "UNKNOWN_FIELD", _ONLY_SPEC, ("spec",)) for name in unknown])
     spec = _spec(merged(record.spec, patch.get("spec", {})))
-    await asking.check(spec)
+    await _check(asking, spec)
     return await run_in_threadpool(submitted, jobs, spec, key, parent=job_id, action="jobs.clone")
 
 
@@ -193,10 +203,10 @@ _NOT_CHANGEABLE = "this does not change once a job is submitted; clone the job w
 
 
 def _leaves(patch: Any, pointer: str = "") -> list[str]:
-    """Pointers of all that a patch says, but not of objects that only lead there."""
-    if isinstance(patch, Mapping) and patch:
+    """Pointers of all that a patch says; an object that says nothing says nothing."""
+    if isinstance(patch, Mapping):
         return [leaf for name, value in patch.items() for leaf in _leaves(value, f"{pointer}/{_step(name)}")]
-    return [pointer] if pointer else []
+    return [pointer]
 
 
 def _gone(patch: Any, path: list[str]) -> bool:
@@ -212,13 +222,18 @@ def _spec(document: object, *, outside: tuple[str, ...] = ()) -> JobSpec:
     try:
         return read_spec(document)
     except InvalidSpec as error:
-        raise InvalidSpec([_moved(found, outside) for found in error.errors]) from None
+        stays = tuple(f"/{name}" for name in outside)
+        raise InvalidSpec(
+            [found if found.pointer.startswith(stays) else found.under("/spec") for found in error.errors]
+        ) from None
 
 
-def _moved(found: FieldError, outside: tuple[str, ...]) -> FieldError:
-    if found.pointer.split("/")[1:2] and found.pointer.split("/")[1] in outside:
-        return found
-    return FieldError(f"/spec{found.pointer}", found.code, found.message, found.allowed)
+async def _check(asking: Asking, spec: JobSpec) -> None:
+    """As `Asking.check`; what is wrong is told by where it stands in the job's document."""
+    try:
+        await asking.check(spec)
+    except UserError as error:
+        raise error.under("/spec") from None
 
 
 def _step(name: str) -> str:

@@ -217,8 +217,12 @@ def event_line(event: Happened, spec: Any) -> str | None:
             return f"trial {data['number']}: {word}{': ' if data.get('reason') else ''}{data.get('reason', '')}"
         case "ARTIFACT_KEPT":
             return f"kept {data['name']}"
-        case "CANCEL_REQUESTED":
-            return "asked to cancel"
+        case "CANCEL_REQUESTED" | "PAUSE_REQUESTED":
+            return f"asked to {event.kind.removesuffix('_REQUESTED').lower()}"
+        case "JOB_PAUSED" | "JOB_RESUMED":
+            return event.kind.removeprefix("JOB_").lower()
+        case "JOB_CHANGED":
+            return f"changed: {', '.join(pointer[1:] for pointer in data['changes'])}"
         case "JOB_SUCCEEDED":
             return "succeeded"
         case "JOB_FAILED" | "JOB_CANCELLED":

@@ -34,7 +34,7 @@ def jobs_table(jobs: Iterable[JobDocument], *, now: datetime) -> RenderableType:
     for job in jobs:
         table.add_row(
             job.id,
-            Text(job.state, _STATES.get(job.state, "cyan")),
+            Text(f"{job.state}{_pausing(job)}", _STATES.get(job.state, "cyan")),
             f"{job.teacher.name} on {job.spec['dataset']['name']}",
             _accuracies(job),
             age((now - job.created_at).total_seconds()),
@@ -55,7 +55,7 @@ def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
     grid.add_column(overflow="fold")
     rows: list[tuple[str, RenderableType]] = [
         ("job", Text(job.id, "bold")),
-        ("state", Text(job.state, _STATES.get(job.state, "cyan"))),
+        ("state", Text(f"{job.state}{_pausing(job)}", _STATES.get(job.state, "cyan"))),
         ("teacher", job.teacher.name),
         ("dataset", str(job.spec["dataset"]["name"])),
         ("budget", aims(job.spec["budget"], signs)),
@@ -76,6 +76,12 @@ def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
     for name, value in rows:
         grid.add_row(name, value)
     return Padding(grid, (1, 2))
+
+
+def _pausing(job: JobDocument) -> str:
+    if job.state.terminal or not job.pause_requested:
+        return ""
+    return " (paused)" if job.paused else " (about to pause)"
 
 
 def _trial_counts(job: JobDocument) -> str:

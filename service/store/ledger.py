@@ -68,7 +68,7 @@ class SqlLedger:
     def renew(self, claim: Claim, lease_seconds: float) -> Wish:
         with self._refusing() as connection:
             row = _owned(connection, claim)
-            if row.ended_at is None:
+            if row.lease_until is not None:
                 quotas.charge(connection, row)
                 _set(connection, claim, lease_until=in_seconds(lease_seconds), charged_at=now())
             return rules.wish(cancel=row.cancel_requested_at is not None, pause=row.pause_requested_at is not None)

@@ -151,7 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.write(claim, lambda: answers.append(self.ledger.renew(claim, seconds)), absorbing=False)
         if job is not None:
             assert answers == [Wish.CANCEL if job.cancel else Wish.PAUSE if job.pause else Wish.GO_ON]
-            if not job.state.terminal:
+            if job.lease != "none":
                 job.lease = "live" if live else "over"
 
     @rule(claim=claims)

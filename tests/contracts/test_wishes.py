@@ -73,6 +73,15 @@ class TestPauses:
         with pytest.raises(StaleClaim):
             ledger.rest(claim)
 
+    def test_a_last_beat_does_not_take_back_what_was_given_back(self, ledger: Record) -> None:
+        """The heartbeat may beat once more while its driver leaves."""
+        claim = searching(ledger)
+        ledger.request_pause(claim.job_id)
+        ledger.rest(claim)
+        before = snapshot(ledger, claim.job_id)
+        assert ledger.renew(claim, LONG) is Wish.PAUSE
+        assert snapshot(ledger, claim.job_id) == before
+
     def test_pauses_are_no_fault_of_the_job(self, ledger: Record) -> None:
         job = submitted(ledger, resources={"attempts": 1})
         for _ in range(5):

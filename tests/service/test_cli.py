@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 KEY = "a key of sufficient length"
 COMMANDS = [
     *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "pull"),
-    *("cancel", "usage", "local", "serve", "api", "dispatcher", "migrate", "keys", "tenants", "version"),
+    *("cancel", "pause", "resume", "change", "retry", "clone", "delete"),
+    *("usage", "local", "serve", "api", "dispatcher", "migrate", "keys", "tenants", "version"),
 ]
 
 pytestmark = pytest.mark.timeout(60)
@@ -373,6 +374,25 @@ def test_cancel(url: str, ledger: MemoryLedger) -> None:
     assert "CANCELLED" in stillhouse("cancel", waiting).stdout
     assert "will be cancelled" in stillhouse("cancel", running).stdout
     assert ledger.job(running).cancel_requested
+
+
+def test_another_course(url: str, ledger: MemoryLedger) -> None:
+    job = submitted(ledger, labels={"team": "vision"})
+    assert "is paused" in stillhouse("pause", job).stdout
+    assert json.loads(stillhouse("resume", job, "--json").stdout)["pause_requested"] is False
+    assert "revision 3" in stillhouse("change", job, "--label", "team=", "--trials", "3", "--priority", "2").stdout
+    spec = ledger.job(job).spec
+    assert (spec["labels"], spec["search"]["trials"], spec["priority"]) == ({}, 3, 2)
+    again = stillhouse("clone", job, "--budget", "params=50%", "--trials", "5").stdout.strip()
+    assert ledger.job(again).spec["budget"] == {"params": "50%"}
+    assert ledger.job(again).parent == job
+    stillhouse("cancel", job)
+    assert ledger.job(stillhouse("retry", job).stdout.strip()).parent == job
+    assert "is gone" in stillhouse("delete", job, "--yes").stdout
+    assert stillhouse("show", job).exit_code == Exit.NOT_FOUND
+    assert stillhouse("change", again).exit_code == Exit.USAGE
+    assert stillhouse("change", again, "--label", "team").exit_code == Exit.USAGE
+    assert stillhouse("change", again, "--priority", "1", "--revision", "7").exit_code == Exit.USAGE
 
 
 # Taking home

@@ -103,6 +103,19 @@ def test_a_driver_that_does_not_heed_a_cancellation_is_killed(stages: Callable[.
     assert len(stage.claims) == 1
 
 
+def test_a_driver_that_does_not_heed_a_pause_is_killed_and_its_job_laid_down(stages: Callable[..., Stage]) -> None:
+    stage = stages(STUBBORN)
+    job = stage.submit()
+    stage.dispatcher.tend()
+    stage.ledger.request_pause(job)
+    stage.until(lambda: not stage.ledger.job(job).leased)
+    assert stage.processes[0].wait(timeout=2) < 0
+    stage.dispatcher.tend()
+    assert len(stage.claims) == 1
+    stage.ledger.resume(job)
+    stage.until(lambda: len(stage.claims) == 2)
+
+
 def test_a_driver_that_closed_its_job_leaves_room_for_another(stages: Callable[..., Stage]) -> None:
     stage = stages(slots=1)
     first, second = stage.submit(), stage.submit()

@@ -32,7 +32,7 @@ from workers.backends.inline import InlineBackend
 from workers.driver import Driver
 from workers.events import Event
 from workers.memory import MemoryLedger
-from workers.ports import Claim, JobState, Phase
+from workers.ports import Claim, JobState, Phase, Wish
 from workers.results import ExportResult, FinalistsResult, SearchResult, TeacherResult
 from workers.standings import standing_of
 
@@ -60,7 +60,7 @@ class House:
     def driver(self, claim: Claim) -> Driver:
         return Driver(claim, self.ledger, self.artifacts, InlineBackend(threads=1), self.files, self.watch)
 
-    def drive(self, spec: JobSpec) -> tuple[JobState, str]:
+    def drive(self, spec: JobSpec) -> tuple[JobState | None, str]:
         job = self.ledger.submit(spec)[0].id
         return self.driver(self.claimed()).drive(), job
 
@@ -420,6 +420,55 @@ def test_cancelling_ends_the_job_at_its_next_step(tmp_path: Path) -> None:
     trials = house.ledger.trials(job)
     assert len([trial for trial in trials if trial.scores]) == 1
     assert all(trial.state.terminal for trial in trials)
+
+
+def test_a_paused_job_goes_on_where_it_was(tmp_path: Path) -> None:
+    house = House(tmp_path, on_event=lambda job, event: pause(job, event))
+
+    def pause(job: str, event: Event) -> None:
+        if event.kind == "TRIAL_SCORED" and not house.ledger.job(job).revision:
+            house.watch.stopped, house.watch.why = True, Wish.PAUSE
+            house.ledger.request_pause(job)
+
+    state, job = house.drive(small_spec())
+    found = house.ledger.job(job)
+    assert (state, found.state, found.leased, found.phase) == (None, JobState.RUNNING, False, Phase.SEARCH)
+    [scored] = [trial for trial in house.ledger.trials(job) if trial.scores]
+    assert house.ledger.claim("tester", 1000) is None
+    house.ledger.resume(job)
+    house.watch = Calm()
+    assert house.driver(house.claimed()).drive() is JobState.SUCCEEDED
+    events = [event for event in house.ledger.events(job) if event.data.get("trial") == scored.id]
+    assert [event.data["rung"] for event in events if event.kind == "TRIAL_SCORED"].count(0) == 1
+    assert house.ledger.job(job).claims == 2
+
+
+def test_a_search_takes_notice_of_more_trials(tmp_path: Path) -> None:
+    house = House(tmp_path, on_event=lambda job, event: raise_trials(job, event))
+
+    def raise_trials(job: str, event: Event) -> None:
+        if event.kind == "TRIAL_SCORED" and event.data["number"] == 1 and not house.ledger.job(job).revision:
+            house.ledger.change(job, small_spec(search=search | {"trials": 7}), revision=0)
+
+    search = small_spec().search.model_dump(mode="json")
+    state, job = house.drive(small_spec())
+    assert state is JobState.SUCCEEDED
+    assert len(house.ledger.trials(job)) == 7
+    assert house.ledger.job(job).claims == 1, "it was never interrupted"
+
+
+def test_more_trials_that_are_wanted_at_the_last_moment_are_looked_for(tmp_path: Path) -> None:
+    """After the session has ended, before the result of the search is on record."""
+    house = House(tmp_path, on_event=lambda job, event: raise_trials(job, event))
+
+    def raise_trials(job: str, event: Event) -> None:
+        if event.kind == "TRIAL_STOPPED" and not house.ledger.job(job).revision:
+            house.ledger.change(job, small_spec(search=search | {"trials": 6}), revision=0)
+
+    search = small_spec().search.model_dump(mode="json")
+    state, job = house.drive(small_spec())
+    assert state is JobState.SUCCEEDED
+    assert len(house.ledger.trials(job)) == 6
 
 
 def test_a_search_in_which_everything_diverges_fails_with_the_reason(tmp_path: Path) -> None:

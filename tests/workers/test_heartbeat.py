@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tests.workers.scripted import spec
 from workers.heartbeat import Heartbeat
 from workers.memory import MemoryLedger
-from workers.ports import Claim
+from workers.ports import Claim, Wish
 
 LEASE = 0.3
 
@@ -51,6 +51,15 @@ def test_a_cancellation_is_heard() -> None:
         assert not patient.heartbeat.stopping()
         patient.ledger.request_cancel(patient.record.id)
         assert within_a_second(patient.heartbeat.stopping)
+
+
+def test_a_pause_is_heard() -> None:
+    patient = Patient()
+    with patient.heartbeat:
+        assert patient.heartbeat.wish() is Wish.GO_ON
+        patient.ledger.request_pause(patient.record.id)
+        assert within_a_second(patient.heartbeat.stopping)
+        assert patient.heartbeat.wish() is Wish.PAUSE
 
 
 def test_a_lost_lease_is_told() -> None:
