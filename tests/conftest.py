@@ -14,9 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from hypothesis import settings  # noqa: E402
 
-from tests.databases import _migrated, _migrated_file, engine, postgres, postgres_server, sqlite  # noqa: E402
+from tests.databases import _migrated, engine, migrated_file, postgres, postgres_server, sqlite  # noqa: E402
 
-__all__ = ["_migrated", "_migrated_file", "engine", "postgres", "postgres_server", "sqlite"]
+__all__ = ["_migrated", "engine", "migrated_file", "postgres", "postgres_server", "sqlite"]
 
 settings.register_profile("laptop", deadline=None, max_examples=50)
 settings.register_profile("ci", settings.get_profile("laptop"), derandomize=True, database=None)

@@ -98,17 +98,21 @@ def _migrated(postgres_server: str) -> Iterator[Engine]:
 @pytest.fixture
 def postgres(_migrated: Engine) -> Engine:
     """A migrated Postgres with nothing in it but the tenant `default`."""
-    with _migrated.begin() as connection:
+    return emptied(_migrated)
+
+
+def emptied(postgres: Engine) -> Engine:
+    with postgres.begin() as connection:
         # Quicker than TRUNCATE for a few rows; a replica looks neither at references nor at the audit's trigger.
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         for table in metadata.tables.values():
             connection.execute(delete(table))
         connection.execute(insert(tenants).values(name=DEFAULT, created_at=now()))
-    return _migrated
+    return postgres
 
 
 @pytest.fixture(scope="session")
-def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "record.db"
     engine = connect(f"sqlite:///{path}")
     migrate(engine)
@@ -117,9 +121,9 @@ def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite(_migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
+def sqlite(migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
     """A migrated SQLite file with nothing in it but the tenant `default`."""
-    engine = connect(f"sqlite:///{shutil.copy(_migrated_file, tmp_path)}")
+    engine = connect(f"sqlite:///{shutil.copy(migrated_file, tmp_path)}")
     yield engine
     engine.dispose()
 

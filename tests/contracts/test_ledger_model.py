@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,8 @@ from sqlalchemy import Engine, event
 from search.errors import IllegalTransition, Outdated, StaleClaim
 from search.spec import read_spec
 from search.trial import Score, State, Trial
-from service.store.engine import connect, migrate
-from tests.databases import WholeLedger
+from service.store.engine import connect
+from tests.databases import WholeLedger, emptied
 from workers.memory import MemoryLedger
 from workers.ports import Claim, JobState, Phase, Wish
 
@@ -342,27 +342,32 @@ def check(machine: Any, **limits: Any) -> None:
     )
 
 
-@pytest.mark.timeout(60)
+RUNS = int(os.environ.get("STILLHOUSE_MODEL_RUNS", "20"))
+"""Of each database; 500 before a release."""
+STEPS = 50
+
+pytestmark = pytest.mark.timeout(60 + 4 * RUNS)
+
+
 def test_memory_keeps_to_the_model() -> None:
-    check(lambda: LedgerMachine(MemoryLedger()), max_examples=60, stateful_step_count=40)
+    check(lambda: LedgerMachine(MemoryLedger()), max_examples=3 * RUNS, stateful_step_count=STEPS)
 
 
-@pytest.mark.timeout(60)
-def test_sql_keeps_to_the_model() -> None:
+def test_sqlite_keeps_to_the_model(migrated_file: Path, tmp_path: Path) -> None:
     """On a file that is not synced: the laws do not hang on it, and the disk would take most of the time."""
-    folder = Path(tempfile.mkdtemp(prefix="sth-model-"))
     engines: list[Engine] = []
 
     def machine() -> LedgerMachine:
-        engine = connect(f"sqlite:///{folder / f'{len(engines)}.db'}")
+        for former in engines:
+            former.dispose()
+        engine = connect(f"sqlite:///{shutil.copy(migrated_file, tmp_path / f'{len(engines)}.db')}")
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-        migrate(engine)
         engines.append(engine)
         return LedgerMachine(WholeLedger(engine))
 
-    try:
-        check(machine, max_examples=12, stateful_step_count=30)
-    finally:
-        for engine in engines:
-            engine.dispose()
-        shutil.rmtree(folder)
+    check(machine, max_examples=RUNS, stateful_step_count=STEPS)
+    engines[-1].dispose()
+
+
+def test_postgres_keeps_to_the_model(postgres: Engine) -> None:
+    check(lambda: LedgerMachine(WholeLedger(emptied(postgres))), max_examples=RUNS, stateful_step_count=STEPS)

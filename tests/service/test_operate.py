@@ -33,9 +33,9 @@ Shell = Callable[..., Result]
 
 
 @pytest.fixture
-def home(_migrated_file: Path, tmp_path: Path) -> Path:
+def home(migrated_file: Path, tmp_path: Path) -> Path:
     """A server's home in which nobody has done anything yet."""
-    shutil.copy(_migrated_file, tmp_path / "stillhouse.db")
+    shutil.copy(migrated_file, tmp_path / "stillhouse.db")
     return tmp_path
 
 
