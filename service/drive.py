@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.journal import open_journal
+from service.journal import Redaction, open_journal
 from service.settings import Settings, read_settings
 from workers.ports import Claim
 
@@ -73,6 +73,7 @@ def _drive(claim: Claim, settings: Settings) -> None:
     from workers.artifacts import FolderArtifacts
     from workers.driver import Driver
     from workers.heartbeat import Heartbeat
+    from workers.logbook import Logbook
 
     ledger = SqlLedger(connect(settings.database_url, pool=4))
     artifacts = FolderArtifacts(settings.artifacts)
@@ -84,7 +85,9 @@ def _drive(claim: Claim, settings: Settings) -> None:
         stall_seconds=settings.stall_seconds,
         lost=_leave,
     )
-    with heartbeat:
+    logbook = Logbook(ledger, claim)
+    logbook.addFilter(Redaction(settings.secrets))
+    with heartbeat, logbook:
         backend = make_backend(settings.backend, settings.ray_address)
         try:
             Driver(claim, ledger, artifacts, backend, files, heartbeat).drive()

@@ -39,6 +39,8 @@ class WholeLedger(SqlJobs, SqlLedger):
         self.account, self.webhooks = record.account(OPERATOR), record.webhooks(OPERATOR)
         self.views = record.views(OPERATOR)
 
+        self.logs = self.views.logs
+
     def jobs(
         self, *, limit: int, before: tuple[datetime, str] | None = None, state: JobState | None = None
     ) -> list[JobRecord]:

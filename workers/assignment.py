@@ -51,6 +51,8 @@ class Done(Message):
     accuracy: float
     kl: float
     seconds: float
+    worker: str | None = None
+    """The host and the process that worked it out; None for a score that was known."""
 
 
 class Failed(Message):

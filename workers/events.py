@@ -29,7 +29,7 @@ class Kind(StrEnum):
     TRIAL_STARTED = "TRIAL_STARTED"
     """`rung`, `attempt`."""
     TRIAL_SCORED = "TRIAL_SCORED"
-    """`rung`, `step`, `accuracy`, `kl`, `cached`, `last`."""
+    """`rung`, `step`, `accuracy`, `kl`, `cached`, `last`; `worker`: where it was worked out, null if it was known."""
     TRIAL_RETURNED = "TRIAL_RETURNED"
     TRIAL_STOPPED = "TRIAL_STOPPED"
     TRIAL_FAILED = "TRIAL_FAILED"

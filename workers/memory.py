@@ -17,7 +17,20 @@ from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers import rules
 from workers.events import Event, Kind
-from workers.ports import PIECE, Artifact, Claim, JobRecord, JobState, Phase, PhaseRecord, StoredFile, Wish
+from workers.ports import (
+    PIECE,
+    Artifact,
+    Claim,
+    JobRecord,
+    JobState,
+    Level,
+    Line,
+    LoggedLine,
+    Phase,
+    PhaseRecord,
+    StoredFile,
+    Wish,
+)
 from workers.standings import Standing, standing_of
 
 
@@ -52,6 +65,9 @@ class _Job:
     files: dict[str, StoredFile] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    log: list[LoggedLine] = field(default_factory=list)
+    lines: int = 0
+    """Put into the log so far."""
 
 
 class MemoryLedger:
@@ -171,6 +187,16 @@ class MemoryLedger:
             self._keys = {key: known for key, known in self._keys.items() if known != job_id}
             return _record(job)
 
+    def logs(
+        self, job_id: str, *, after: int = 0, limit: int = 1000, trial: str | None = None, level: Level = Level.DEBUG
+    ) -> list[LoggedLine]:
+        with self._lock:
+            return [
+                line
+                for line in self._find(job_id).log
+                if line.seq > after and line.level in level.and_above and trial in (None, line.trial)
+            ][:limit]
+
     def counts(self) -> dict[JobState, int]:
         with self._lock:
             counts = dict.fromkeys(JobState, 0)
@@ -280,6 +306,15 @@ class MemoryLedger:
         with self._lock:
             self._tell(self._held(claim), kind, rules.plain(data))
 
+    def log(self, claim: Claim, lines: Sequence[Line]) -> None:
+        with self._lock:
+            job = self._owned(claim)
+            for line in map(rules.cut_line, lines):
+                job.lines += 1
+                at = self._now() - timedelta(seconds=line.age)
+                job.log.append(LoggedLine(job.lines, at, line.level, line.logger, line.trial, line.message))
+            del job.log[: -rules.LOG_LINES]
+
     def close(self, claim: Claim, state: JobState, reason: str = "") -> None:
         with self._lock:
             self._end(self._held(claim), state, reason)
@@ -306,11 +341,11 @@ class MemoryLedger:
             job = self._held(claim)
             return self._put(job, rules.started(_trial(job, trial_id)))
 
-    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool) -> Trial:
+    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool, worker: str | None = None) -> Trial:
         with self._lock:
             job = self._held(claim)
             trial = _trial(job, trial_id)
-            changed = rules.scored(trial, score, last=last)
+            changed = rules.scored(trial, score, last=last, worker=worker)
             if changed is None:
                 return copy.deepcopy(trial)
             job.fruitless = 0

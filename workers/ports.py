@@ -136,6 +136,49 @@ class JobRecord:
     files: Sequence[StoredFile]
 
 
+class Level(StrEnum):
+    """How much a line of a log matters, the least first."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+    @classmethod
+    def of(cls, number: int) -> Level:
+        """By the numbers of the standard library, of which 10 is DEBUG and 50 CRITICAL."""
+        return list(cls)[min(max(number // 10, 1), 5) - 1]
+
+    @property
+    def and_above(self) -> tuple[Level, ...]:
+        levels = tuple(Level)
+        return levels[levels.index(self) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something that was said of a job, or of one of its trials, `age` seconds before it is put on record."""
+
+    level: Level
+    logger: str
+    message: str
+    trial: str | None = None
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedLine:
+    """`seq` counts 1, 2, 3, ... within its job. `at` is UTC by the ledger's clock."""
+
+    seq: int
+    at: datetime
+    level: Level
+    logger: str
+    trial: str | None
+    message: str
+
+
 class Ledger(Protocol):
     """
     The record of jobs and trials. All times are the ledger's own.
@@ -201,6 +244,15 @@ class Ledger(Protocol):
         """An event that changes no state, such as progress in a phase."""
         ...
 
+    def log(self, claim: Claim, lines: Sequence[Line]) -> None:
+        """
+        Adds to the job's log, of which the newest `workers.rules.LOG_LINES` lines stay. The job may be at its end.
+
+        Raises:
+            StaleClaim: another driver owns the job now.
+        """
+        ...
+
     def close(self, claim: Claim, state: JobState, reason: str = "") -> None:
         """
         The end of the job; the lease ends too. Trials not yet at their end become CANCELLED.
@@ -225,8 +277,11 @@ class Ledger(Protocol):
         """PENDING -> RUNNING, attempt + 1."""
         ...
 
-    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool) -> Trial:
-        """RUNNING -> PENDING, or -> COMPLETED when `last`; attempt back to 0."""
+    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool, worker: str | None = None) -> Trial:
+        """
+        RUNNING -> PENDING, or -> COMPLETED when `last`; attempt back to 0. `worker` is told in the event: where the
+        score was worked out, None where it was known.
+        """
         ...
 
     def return_trial(self, claim: Claim, trial_id: str, reason: str) -> Trial:

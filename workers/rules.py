@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from search.errors import IllegalTransition, KeyReused, NonFinite, NotFound, Outdated, StaleClaim
 from search.trial import Score, State, Trial
 from workers.events import Kind
-from workers.ports import Artifact, Claim, JobState, Phase, Wish
+from workers.ports import Artifact, Claim, JobState, Line, Phase, Wish
 
 CANCELLED = "cancelled by the user"
 PAUSED = "its user has paused the job"
@@ -84,6 +84,19 @@ def finished(phase: Phase, result: Mapping[str, Any]) -> Happening:
 
 def kept(name: str, artifact: Artifact) -> Happening:
     return Happening(Kind.ARTIFACT_KEPT, {"name": name, "bytes": artifact.bytes, "sha256": artifact.sha256})
+
+
+LOG_LINES = 10_000
+"""That are kept of a job's log."""
+_LONGEST_MESSAGE = 4000
+
+
+def cut_line(line: Line) -> Line:
+    """As it is kept: no text of any length."""
+    message = line.message
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]}... ({len(message):,} characters)"
+    return replace(line, logger=line.logger[:128], message=message, trial=line.trial and line.trial[:64])
 
 
 def closed_job(state: JobState, reason: str) -> Happening:
@@ -179,7 +192,7 @@ def started(trial: Trial) -> Changed:
     return _changed(trial, Kind.TRIAL_STARTED, rung=trial.rung, attempt=trial.attempt)
 
 
-def scored(trial: Trial, score: Score, *, last: bool) -> Changed | None:
+def scored(trial: Trial, score: Score, *, last: bool, worker: str | None = None) -> Changed | None:
     """
     None when the trial already has a score of that rung.
 
@@ -205,6 +218,7 @@ def scored(trial: Trial, score: Score, *, last: bool) -> Changed | None:
         kl=score.kl,
         cached=score.cached,
         last=last,
+        worker=worker,
     )
 
 

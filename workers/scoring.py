@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Generator
 from dataclasses import asdict
 
@@ -82,7 +84,8 @@ class Scorer:
 
 
 def _done(scored: Scored) -> Done:
-    return Done(step=scored.step, seconds=scored.seconds, **asdict(scored.quality))
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    return Done(step=scored.step, seconds=scored.seconds, worker=worker, **asdict(scored.quality))
 
 
 def _donor(desk: Desk, workload: Workload) -> Grafting:

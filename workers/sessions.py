@@ -8,6 +8,7 @@ where the record ends.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -101,15 +102,15 @@ class SearchSession:
     def progress(self, assignment: Assignment, progress: Progress) -> None:
         self._watch.alive()
         if self._pace.due():
-            self._ledger.note(
-                self._claim,
-                "PROGRESS",
-                {"phase": "search", "trial": assignment.number, "step": progress.step, "of": assignment.stop},
-            )
+            told = {"phase": "search", "trial": assignment.number, "step": progress.step, "of": assignment.stop}
+            loss = {"loss": progress.loss} if math.isfinite(progress.loss) else {}
+            self._ledger.note(self._claim, "PROGRESS", told | loss)
 
     def ended(self, assignment: Assignment, outcome: Outcome) -> None:
         self._watch.alive()
         trial = self._trials[assignment.trial]
+        if not isinstance(outcome, Done):
+            logger.warning("trial %d: %s", trial.number, outcome.message, extra={"trial_id": trial.id})
         match outcome:
             case Done():
                 trial = self._scored(trial, outcome)
@@ -126,7 +127,7 @@ class SearchSession:
     def _scored(self, trial: Trial, done: Done, *, cached: bool = False) -> Trial:
         score = Score(trial.rung, done.step, done.accuracy, done.kl, done.seconds, cached)
         last = trial.rung + 1 == len(self._rungs.steps)
-        return self._ledger.score_trial(self._claim, trial.id, score, last=last)
+        return self._ledger.score_trial(self._claim, trial.id, score, last=last, worker=done.worker)
 
     def _settle(self, trial: Trial) -> None:
         """An assignment of the trial has come to its end."""

@@ -12,7 +12,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    type_coerce,
+    update,
+)
 from ulid import ULID
 
 from search.errors import StaleClaim, StorageFull, StoreUnavailable
@@ -21,10 +34,10 @@ from service.store import figures, quotas
 from service.store.engine import reading, writing
 from service.store.ports import Tally
 from service.store.rows import OFF_LEASE, end, find, put_trial, records, tell, trials_of
-from service.store.tables import artifacts, in_seconds, jobs, now, phases, scores, trials
+from service.store.tables import Moment, artifacts, in_seconds, jobs, logs, now, phases, scores, trials
 from workers import rules
 from workers.events import Kind
-from workers.ports import Artifact, Claim, JobRecord, JobState, Phase, Wish
+from workers.ports import Artifact, Claim, JobRecord, JobState, Line, Phase, Wish
 from workers.rules import Happening
 
 
@@ -133,6 +146,28 @@ class SqlLedger:
         with self._held(claim) as (connection, _):
             tell(connection, claim.job_id, [Happening(kind, data)])
 
+    def log(self, claim: Claim, lines: Sequence[Line]) -> None:
+        if not lines:
+            return
+        mine = logs.c.job_id == claim.job_id
+        with self._refusing() as connection:
+            _owned(connection, claim)
+            last = connection.execute(select(func.coalesce(func.max(logs.c.seq), 0)).where(mine)).scalar_one()
+            at = type_coerce(type_coerce(now(), BigInteger) - bindparam("age_us", type_=BigInteger), Moment)
+            rows = [
+                {
+                    "seq": seq,
+                    "age_us": round(line.age * 1e6),
+                    "level": line.level,
+                    "logger": line.logger,
+                    "trial": line.trial,
+                    "message": line.message,
+                }
+                for seq, line in enumerate(map(rules.cut_line, lines), start=last + 1)
+            ]
+            connection.execute(insert(logs).values(job_id=claim.job_id, at=at), rows)
+            connection.execute(delete(logs).where(mine, logs.c.seq <= last + len(rows) - rules.LOG_LINES))
+
     def close(self, claim: Claim, state: JobState, reason: str = "") -> None:
         with self._held(claim) as (connection, row):
             quotas.charge(connection, row)
@@ -164,10 +199,10 @@ class SqlLedger:
         with self._held(claim) as (connection, _):
             return _put(connection, claim, rules.started(_trial(connection, claim, trial_id)))
 
-    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool) -> Trial:
+    def score_trial(self, claim: Claim, trial_id: str, score: Score, *, last: bool, worker: str | None = None) -> Trial:
         with self._held(claim) as (connection, _):
             trial = _trial(connection, claim, trial_id)
-            changed = rules.scored(trial, score, last=last)
+            changed = rules.scored(trial, score, last=last, worker=worker)
             if changed is None:
                 return trial
             connection.execute(insert(scores).values(trial_id=trial_id, at=now(), **asdict(score)))

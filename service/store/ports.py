@@ -18,7 +18,7 @@ from search.spec import JobSpec
 from search.trial import Trial
 from service.filters import By, Expression, Path, Value, fields_of
 from workers.events import Event
-from workers.ports import JobRecord, JobState
+from workers.ports import JobRecord, JobState, Level, LoggedLine
 from workers.standings import Standing
 
 T = TypeVar("T")
@@ -389,6 +389,12 @@ class Views(Protocol):
 
     def told(self, job_id: str, kinds: Sequence[str], *, number: int | None = None) -> Sequence[Event]:
         """Events of these kinds, in order; with `number` those whose `trial` is that number."""
+        ...
+
+    def logs(
+        self, job_id: str, *, after: int = 0, limit: int = 1000, trial: str | None = None, level: Level = Level.DEBUG
+    ) -> Sequence[LoggedLine]:
+        """Lines of the job's log numbered above `after`, of that level at least, in order; with `trial` those on it."""
         ...
 
 

@@ -23,11 +23,11 @@ from service.store.conditions import (
 from service.store.engine import reading
 from service.store.ports import Caller, Listing, Page
 from service.store.rows import find, records, trials_where
-from service.store.tables import events, jobs, scores, trials
+from service.store.tables import events, jobs, logs, scores, trials
 from service.students import named
 from workers import rules
 from workers.events import Event
-from workers.ports import JobRecord
+from workers.ports import JobRecord, Level, LoggedLine
 from workers.standings import Standing
 
 
@@ -80,6 +80,21 @@ class SqlViews:
         with reading(self._engine) as connection:
             self._find(connection, job_id)
             return [Event(row.seq, row.kind, row.data, row.at) for row in connection.execute(query)]
+
+    def logs(
+        self, job_id: str, *, after: int = 0, limit: int = 1000, trial: str | None = None, level: Level = Level.DEBUG
+    ) -> Sequence[LoggedLine]:
+        query = select(logs).where(logs.c.job_id == job_id, logs.c.seq > after).order_by(logs.c.seq).limit(limit)
+        if trial is not None:
+            query = query.where(logs.c.trial == trial)
+        if level is not Level.DEBUG:
+            query = query.where(logs.c.level.in_(level.and_above))
+        with reading(self._engine) as connection:
+            self._find(connection, job_id)
+            return [
+                LoggedLine(row.seq, row.at, Level(row.level), row.logger, row.trial, row.message)
+                for row in connection.execute(query)
+            ]
 
     def _find(self, connection: Connection, job_id: str) -> None:
         find(connection, job_id, tenant=self._tenant)

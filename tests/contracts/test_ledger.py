@@ -25,7 +25,7 @@ from service.store.ports import Caller, Jobs
 from tests.databases import WholeLedger
 from tests.processes import claim_all, context
 from workers.memory import MemoryLedger
-from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Phase, Wish
+from workers.ports import Artifact, Claim, JobRecord, JobState, Ledger, Level, Line, Phase, Wish
 
 if TYPE_CHECKING:
     _memory: tuple[Ledger, Jobs] = (MemoryLedger(), MemoryLedger())
@@ -49,6 +49,7 @@ WRITES: dict[str, Write] = {
     "enter": lambda ledger, claim, trial: ledger.enter(claim, Phase.FINALISTS),
     "finish": lambda ledger, claim, trial: ledger.finish(claim, Phase.SEARCH, {"finalists": []}),
     "note": lambda ledger, claim, trial: ledger.note(claim, "PROGRESS", {"done": 1}),
+    "log": lambda ledger, claim, trial: ledger.log(claim, [Line(Level.INFO, "stillhouse", "begun")]),
     "close": lambda ledger, claim, trial: ledger.close(claim, JobState.SUCCEEDED),
     "keep": lambda ledger, claim, trial: ledger.keep(claim, "student.onnx", FILE, "application/octet-stream"),
     "open_trial": lambda ledger, claim, trial: ledger.open_trial(claim, proposal("another")),
@@ -58,7 +59,7 @@ WRITES: dict[str, Write] = {
     "close_trial": lambda ledger, claim, trial: ledger.close_trial(claim, trial.id, State.STOPPED),
 }
 OF_TRIALS = ["start_trial", "score_trial", "return_trial", "close_trial"]
-TRANSITIONS = sorted(WRITES.keys() - {"renew", "release", "rest"})
+TRANSITIONS = sorted(WRITES.keys() - {"log", "renew", "release", "rest"})
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -476,7 +477,7 @@ class TestTrials:
         assert ledger.trials(claim.job_id) == [done]
         told = [(event.kind, event.data) for event in ledger.events(claim.job_id)[3:]]
         named = {"trial": opened.id, "number": 0}
-        values = {"kl": 0.25}
+        values = {"kl": 0.25, "worker": None}
         assert told == [
             ("TRIAL_PROPOSED", named | {"choices": dict(wanted.choices), "cost": dict(wanted.cost)}),
             ("TRIAL_STARTED", named | {"rung": 0, "attempt": 1}),
@@ -756,3 +757,57 @@ class TestConcurrency:
         for job_id in given[::20]:
             assert kinds(ledger, job_id) == ["JOB_QUEUED", "JOB_CLAIMED"]
             assert ledger.job(job_id).claims == 1
+
+
+class TestLog:
+    def test_lines_are_numbered_in_their_order_and_know_when_they_were_said(self, ledger: Record) -> None:
+        claim = searching(ledger)
+        lines = [
+            Line(Level.DEBUG, "stillhouse.a", "half a \ud800 pair and a \0", age=60.0),
+            Line(Level.WARNING, "stillhouse.b", "second", trial="trial_x"),
+        ]
+        ledger.log(claim, lines)
+        ledger.log(claim, [])
+        ledger.log(claim, [Line(Level.ERROR, "stillhouse.a", "third", trial="trial_y")])
+        first, second, third = ledger.logs(claim.job_id)
+        assert [line.seq for line in (first, second, third)] == [1, 2, 3]
+        assert (second.level, second.logger, second.trial, second.message) == (
+            Level.WARNING,
+            "stillhouse.b",
+            "trial_x",
+            "second",
+        )
+        assert timedelta(seconds=59) < second.at - first.at < timedelta(seconds=61)
+        assert [line.seq for line in ledger.logs(claim.job_id, after=1, limit=1)] == [2]
+        assert [line.seq for line in ledger.logs(claim.job_id, level=Level.WARNING)] == [2, 3]
+        assert [line.seq for line in ledger.logs(claim.job_id, trial="trial_y")] == [3]
+        with pytest.raises(NotFound):
+            ledger.logs("job_nope")
+
+    def test_it_is_no_event_and_goes_on_after_the_end(self, ledger: Record) -> None:
+        claim = searching(ledger)
+        before = kinds(ledger, claim.job_id)
+        ledger.log(claim, [Line(Level.INFO, "stillhouse", "begun")])
+        assert kinds(ledger, claim.job_id) == before
+        ledger.close(claim, JobState.FAILED, "why")
+        ledger.log(claim, [Line(Level.INFO, "stillhouse", "over")])
+        assert [line.message for line in ledger.logs(claim.job_id)] == ["begun", "over"]
+
+    def test_the_newest_lines_stay_and_none_is_of_any_length(
+        self, ledger: Record, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("workers.rules.LOG_LINES", 5)
+        claim = searching(ledger)
+        for batch in range(3):
+            ledger.log(claim, [Line(Level.INFO, "stillhouse", f"{batch} {line}") for line in range(4)])
+        assert [line.seq for line in ledger.logs(claim.job_id)] == [8, 9, 10, 11, 12]
+        ledger.log(claim, [Line(Level.INFO, "x" * 1000, "y" * 10**6)])
+        [last] = ledger.logs(claim.job_id, after=12)
+        assert (len(last.logger), last.message[4000:]) == (128, "... (1,000,000 characters)")
+
+
+def test_an_event_tells_where_a_score_was_worked_out(ledger: Record) -> None:
+    claim = searching(ledger)
+    trial = running(ledger, claim)
+    ledger.score_trial(claim, trial.id, score(0), last=True, worker="a-host:17")
+    assert ledger.events(claim.job_id)[-1].data["worker"] == "a-host:17"

@@ -12,7 +12,7 @@ from service.store.ports import Listing, Page
 from workers import rules
 from workers.events import Event
 from workers.memory import MemoryLedger
-from workers.ports import JobRecord
+from workers.ports import JobRecord, LoggedLine
 from workers.standings import Standing
 
 
@@ -46,6 +46,9 @@ class MemoryViews:
             for event in self._ledger.events(job_id, limit=10**9)
             if event.kind in kinds and (number is None or event.data.get("trial") == number)
         ]
+
+    def logs(self, job_id: str, **options: Any) -> Sequence[LoggedLine]:
+        return self._ledger.logs(job_id, **options)
 
 
 def job_field(record: JobRecord, field: Path) -> Value:
