@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import anyio
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -22,6 +23,7 @@ from service.deps import Asking
 from service.description import describe
 from service.door import Door, SameOrigin
 from service.egress import Gate
+from service.lookout import Lookout
 from service.metrics import Metrics
 from service.oidc import Provider
 from service.problems import HANDLERS
@@ -54,11 +56,17 @@ def create_app(
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        app.state.draining.set()
+        async with anyio.create_task_group() as group:
+            group.start_soon(app.state.lookout.run)
+            yield
+            app.state.draining.set()
+            group.cancel_scope.cancel()
         await run_in_threadpool(checker.close)
 
-    throttle, streams = Throttle(settings.key_rate, settings.key_burst), events.Streams(settings.event_streams)
+    throttle, streams = (
+        Throttle(settings.key_rate, settings.key_burst),
+        events.Streams(settings.event_streams, settings.key_streams),
+    )
     over = draining or threading.Event()
     metrics = Metrics(
         record,
@@ -88,7 +96,7 @@ def create_app(
     app.state.provider = _provider(settings)
     app.state.gate = Gate(settings.webhook_hosts, insecure=settings.webhook_insecure)
     app.state.metrics, app.state.schema_version = metrics, schema_version
-    app.state.draining, app.state.streams = over, streams
+    app.state.draining, app.state.streams, app.state.lookout = over, streams, Lookout(record.latest, over)
     for router in (
         probes.open_to_all,
         probes.guarded,

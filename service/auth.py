@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security.utils import get_authorization_scheme_param
 
 from service import journal
 from service.oidc import Provider, ProviderUnavailable, TokenRefused
@@ -102,6 +103,22 @@ def _known_by(provider: Provider, record: Record, token: str, request_id: str) -
     if not _decent(identity.tenant) or not record.has_tenant(identity.tenant):
         raise Refusal("FORBIDDEN", "The token is valid, and names no tenant of this server; have its operator make it.")
     return Caller(identity.tenant, f"oidc:{identity.subject[:_LONGEST_SUBJECT]}", identity.scope, request_id)
+
+
+def still_welcome(request: Request) -> bool:
+    """
+    Whether the key that the request came with may still be used, for answers that take long.
+
+    Raises:
+        Refusal: a token's words do not stand for anything any more, or its provider cannot be asked.
+        StoreUnavailable: the record cannot.
+    """
+    settings: Settings = request.app.state.settings
+    if settings.auth == "off":
+        return True
+    _, secret = get_authorization_scheme_param(request.headers.get("authorization"))
+    found = _bearer_of(request, settings, secret)
+    return found is not None and found.tenant == request.state.caller.tenant
 
 
 def _decent(name: str) -> bool:

@@ -40,6 +40,8 @@ logger = logging.getLogger("stillhouse.serve")
 
 GRACE_SECONDS = 20
 """How long requests may take to finish after the server was told to end."""
+UNREAD_SECONDS = 60
+"""A connection whose client takes nothing of what was sent to it for so long is closed, and what it held is freed."""
 _GET_UP_SECONDS = 5.0
 _CONNECTIONS = 512
 
@@ -287,6 +289,8 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, settings.port), family=family, backlog=2048)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections have it from the socket that takes them
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD_SECONDS)
     except OSError as error:
         message = f"{PREFIX}PORT: cannot listen on {host}:{settings.port} ({error.strerror}); give another one"
         raise InvalidSettings([FieldError("/port", InvalidSettings.code, message)]) from None

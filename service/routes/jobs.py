@@ -8,7 +8,6 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import anyio
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -20,6 +19,7 @@ from service.documents import JobDocument, TrialDocument, job_document, trial_do
 from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
 from service.filters import JOBS, TRIALS, By
 from service.findings import Document
+from service.lookout import Lookout
 from service.routes.lists import Asked
 from service.schemas import JobPage, JobPaging, Plan, Submission, TrialPage, TrialPaging, Waiting
 from service.store.ports import Jobs
@@ -28,8 +28,8 @@ from workers.ports import JobRecord
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[may_read])
 
 NEWEST = (By(("created_at",), True),)
-_LOOK_SECONDS = 0.25
-"""Between two looks at a job whose end is waited for."""
+_PATIENCE_SECONDS = 1.0
+"""Between looks whether a waiting client is still there."""
 _ON_A_JOB = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
 _FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
 _TAGGED = {"ETag": {"description": "The job's `revision`, for If-Match", "schema": {"type": "string"}}}
@@ -151,12 +151,14 @@ async def get(
     # Not a plain `def`: whoever waits here must not hold one of the threads that answer everybody else.
     deadline = time.monotonic() + waiting.wait
     record = await run_in_threadpool(jobs.job, job_id)
-    while not record.state.terminal and not request.app.state.draining.is_set():
-        left = deadline - time.monotonic()
-        if left <= 0 or await request.is_disconnected():
-            break
-        await anyio.sleep(min(_LOOK_SECONDS, left))
-        record = await run_in_threadpool(jobs.job, job_id)
+    lookout: Lookout = request.app.state.lookout
+    with lookout.watching(job_id) as watch:
+        while not record.state.terminal and not request.app.state.draining.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0 or await request.is_disconnected():
+                break
+            await watch.news(min(left, _PATIENCE_SECONDS))
+            record = await run_in_threadpool(jobs.job, job_id)
     return await run_in_threadpool(tagged, jobs, record, response)
 
 

@@ -508,6 +508,13 @@ class Record(Protocol):
 
     def webhooks(self, caller: Caller) -> Webhooks: ...
 
+    def latest(self, job_ids: Collection[str]) -> Mapping[str, int]:
+        """
+        By job the number of its latest event; ids that nobody has are left out. For jobs that their tenants have been
+        given already: it tells nothing else.
+        """
+        ...
+
     def outbox(self) -> Backlog:
         """How far the deliveries to webhooks are behind."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Engine, inspect, or_, select, text, update
@@ -15,7 +16,7 @@ from service.store.figures import SETTLED_SECONDS, figures
 from service.store.jobs import SqlJobs
 from service.store.outbox import backlog
 from service.store.ports import Backlog, Caller, Connections, Figures, Key
-from service.store.tables import in_seconds, keys, now, tenants
+from service.store.tables import in_seconds, jobs, keys, now, tenants
 from service.store.views import SqlViews
 from service.store.webhooks import SqlWebhooks
 
@@ -42,6 +43,11 @@ class SqlRecord:
 
     def webhooks(self, caller: Caller) -> SqlWebhooks:
         return SqlWebhooks(self._engine, caller)
+
+    def latest(self, job_ids: Collection[str]) -> Mapping[str, int]:
+        query = select(jobs.c.id, jobs.c.events).where(jobs.c.id.in_(job_ids))
+        with reading(self._engine) as connection:
+            return {row.id: row.events for row in connection.execute(query)}
 
     def outbox(self) -> Backlog:
         return backlog(self._engine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +71,9 @@ class OneTenant:
 
     def webhooks(self, caller: Caller) -> Webhooks:
         raise AssertionError("webhooks are in databases only")
+
+    def latest(self, job_ids: Collection[str]) -> Mapping[str, int]:
+        return {job_id: len(self._ledger.events(job_id)) for job_id in job_ids}
 
     def outbox(self) -> Backlog:
         return Backlog(oldest_seconds=0.0, waiting=0, dead=0)
@@ -194,9 +197,9 @@ def digest(data: bytes) -> str:
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, listener: socket.socket | None = None) -> Iterator[str]:
     """The app behind a real server in a thread of this process; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listener or socket.create_server(("127.0.0.1", 0)) as listener:
         config = listening_to(app, app.state.settings.request_seconds)
         config.timeout_graceful_shutdown = 2
         server = uvicorn.Server(config)
