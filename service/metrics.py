@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from search.errors import FieldError, StoreUnavailable
 from service.settings import PREFIX, InvalidSettings, Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
-from service.store.ports import Figures, Record, Spread, Tally
+from service.store.ports import Backlog, Figures, Record, Spread, Tally
 from service.throttle import Throttle
 from workers.dispatcher import Dispatcher
 
@@ -103,7 +103,7 @@ class _Recorded(Collector):
     def __init__(self, record: Record, ready: Callable[[], bool]) -> None:
         self._record, self._ready = record, ready
         self._lock, self._began = threading.Lock(), time.monotonic()
-        self._latest: tuple[float, Figures] | None = None
+        self._latest: tuple[float, Figures, Backlog] | None = None
         self._waits = _Sum(CLAIM_BOUNDS)
         self._trials = _Sum(TRIAL_BOUNDS)
         self._proposals = self._projected = 0
@@ -116,28 +116,28 @@ class _Recorded(Collector):
         try:
             ready = self._ready()
             with self._lock:
-                figures = self._figures()
-                families = list(self._told(figures))
+                families = list(self._told(*self._asked()))
         except StoreUnavailable as error:
             logger.warning("the record cannot be asked for its figures: %s", error)
             ready, families = False, []
         yield GaugeMetricFamily("stillhouse_ready", "1 while requests should be sent here, as /readyz says", int(ready))
         yield from families
 
-    def _figures(self) -> Figures:
+    def _asked(self) -> tuple[Figures, Backlog]:
         moment = time.monotonic()
         if self._latest is not None and moment - self._latest[0] < KEPT_SECONDS:
-            return self._latest[1]
+            return self._latest[1:]
         since: datetime | None = None if self._latest is None else self._latest[1].until
+        backlog = self._record.outbox()
         figures = self._record.figures(since, reach_seconds=moment - self._began)
-        self._latest = moment, figures
+        self._latest = moment, figures, backlog
         self._waits.add(figures.waits)
         self._trials.add(figures.trials)
         self._proposals += figures.proposals
         self._projected += figures.projected
-        return figures
+        return figures, backlog
 
-    def _told(self, figures: Figures) -> Iterator[Metric]:
+    def _told(self, figures: Figures, backlog: Backlog) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("stillhouse_jobs", "Jobs by state", labels=["state"])
         for state, count in figures.jobs.items():
             jobs.add_metric([state], count)
@@ -158,6 +158,13 @@ class _Recorded(Collector):
         yield proposals
         for tally, words in _TALLIES.items():
             yield CounterMetricFamily(f"stillhouse_{tally}", words, figures.tallies[tally])
+        yield GaugeMetricFamily(
+            "stillhouse_outbox_lag_seconds",
+            "How long the oldest delivery to a webhook is overdue",
+            backlog.oldest_seconds,
+        )
+        yield GaugeMetricFamily("stillhouse_outbox_waiting", "Deliveries that are still to be made", backlog.waiting)
+        yield GaugeMetricFamily("stillhouse_outbox_dead", "Deliveries that were given up", backlog.dead)
         correlation = GaugeMetricFamily(
             "stillhouse_proxy_correlation",
             "Rank correlation of short with long training, over the latest jobs that know it",

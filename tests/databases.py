@@ -62,31 +62,53 @@ def _unprivileged() -> list[str]:
     return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a fresh server on a socket in a folder of its own; it neither syncs nor listens on the network."""
+class Postgres:
+    """A server of its own on a socket in a folder of its own; it neither syncs nor listens on the network."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._home = Path(tempfile.mkdtemp(prefix="sth-pg-"))
+        user = "postgres" if _unprivileged() else pwd.getpwuid(os.geteuid()).pw_name
+        if _unprivileged():
+            shutil.chown(self._home, user)
+        self.url = f"postgresql://{user}@/postgres?host={self._home}"
+        self._run("initdb", "-A", "trust", "-E", "UTF8", "-U", user, "--no-sync")
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._home} -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", str(self._home / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """At once, as a crash would: whoever is connected is cut off."""
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def remove(self) -> None:
+        if (self._home / "data" / "postmaster.pid").exists():
+            self.stop()
+        shutil.rmtree(self._home)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*_unprivileged(), str(self._binaries / program), "-D", str(self._home / "data"), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=self._home)
+
+
+def new_postgres() -> Postgres:
+    """Skips the test where there is none. It has not started yet, and whoever asked for it removes it."""
     binaries = _binaries()
     if binaries is None:
         missing("Postgres", "install its binaries (Debian: apt install postgresql)")
-    home = Path(tempfile.mkdtemp(prefix="sth-pg-"))
-    user = "postgres" if _unprivileged() else pwd.getpwuid(os.geteuid()).pw_name
-    if _unprivileged():
-        shutil.chown(home, user)
+    return Postgres(binaries)
 
-    def server(*command: str) -> None:
-        subprocess.run(
-            [*_unprivileged(), *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=home
-        )
 
-    data, options = str(home / "data"), f"-c listen_addresses='' -c unix_socket_directories={home} -c fsync=off"
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a fresh server."""
+    server = new_postgres()
     try:
-        server(str(binaries / "initdb"), "-D", data, "-A", "trust", "-E", "UTF8", "-U", user, "--no-sync")
-        server(str(binaries / "pg_ctl"), "-D", data, "-w", "-l", str(home / "log"), "-o", options, "start")
-        yield f"postgresql://{user}@/postgres?host={home}"
+        server.start()
+        yield server.url
     finally:
-        if (home / "data" / "postmaster.pid").exists():
-            server(str(binaries / "pg_ctl"), "-D", data, "-w", "-m", "immediate", "stop")
-        shutil.rmtree(home)
+        server.remove()
 
 
 @pytest.fixture(scope="session")

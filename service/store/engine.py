@@ -21,15 +21,13 @@ from service.store.ports import Connections
 _BUSY_SECONDS = 10
 _POOL_SECONDS = 5
 _MIGRATIONS_LOCK = 0x5714_1104
-_POSTGRES_OPTIONS = (
-    "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on"
-)
+_POSTGRES_OPTIONS = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on"
 
 
-def connect(url: str, *, pool: int = 16) -> Engine:
+def connect(url: str, *, pool: int = 16, lock_seconds: float = 5.0) -> Engine:
     """
     An engine for `sqlite:////path/to/file.db` (its folder is made when missing) or `postgresql://user@host/name`, with
-    at most `pool` connections at a time.
+    at most `pool` connections at a time. On Postgres a statement waits for others' locks for `lock_seconds`.
 
     A commit is on disk when it returns. Connections are made when they are needed, so a database that is down is
     noticed at the first transaction, as `StoreUnavailable`.
@@ -46,13 +44,14 @@ def connect(url: str, *, pool: int = 16) -> Engine:
         case "sqlite":
             return _sqlite(parsed, pool=pool)
         case "postgresql":
+            options = f"{_POSTGRES_OPTIONS} -c lock_timeout={round(1000 * lock_seconds)}ms"
             return create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
                 pool_size=pool,
                 max_overflow=0,
                 pool_timeout=_POOL_SECONDS,
-                connect_args={"connect_timeout": 5, "options": _POSTGRES_OPTIONS, "application_name": "stillhouse"},
+                connect_args={"connect_timeout": 5, "options": options, "application_name": "stillhouse"},
             )
         case other:
             raise UserError(f"the record cannot be kept in `{other}`; {_EXAMPLES}")
