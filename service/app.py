@@ -27,7 +27,7 @@ from service.lookout import Lookout
 from service.metrics import Metrics
 from service.oidc import Provider
 from service.problems import HANDLERS
-from service.routes import accounts, catalog, changes, events, probes, webhooks
+from service.routes import accounts, catalog, changes, events, pictures, probes, webhooks
 from service.routes import artifacts as artifact_routes
 from service.routes import jobs as job_routes
 from service.schemas import BODY_BYTES
@@ -103,6 +103,7 @@ def create_app(
         catalog.router,
         job_routes.router,
         changes.router,
+        pictures.router,
         events.router,
         artifact_routes.router,
         accounts.router,

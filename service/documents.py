@@ -26,7 +26,7 @@ from service.findings import (
 )
 from service.students import StudentDocument, students_of
 from workers.events import Event
-from workers.ports import JobRecord, JobState, Phase, StoredFile
+from workers.ports import JobRecord, JobState, Level, LoggedLine, Phase, StoredFile
 from workers.results import (
     ElasticResult,
     FinalistsResult,
@@ -222,6 +222,18 @@ class EventDocument(Document):
     data: dict[str, Any]
 
 
+class LogLine(Document):
+    seq: int
+    """1, 2, 3, ... within the job."""
+    at: AwareDatetime
+    level: Level
+    logger: str
+    trial: str | None
+    """The id of the trial it is about; null where it is about none, or does not say."""
+    message: str
+    """As it was logged, with any traceback; secrets are taken out, and what is longer than 4,000 characters is cut."""
+
+
 def job_document(record: JobRecord, standing: Standing, *, now: datetime | None = None) -> JobDocument:
     """
     All that is known of a job.
@@ -283,6 +295,10 @@ def trial_document(trial: Trial) -> TrialDocument:
         cost=dict(trial.cost),
         scores=[ScoreDocument(**asdict(score)) for score in trial.scores],
     )
+
+
+def log_line(line: LoggedLine) -> LogLine:
+    return LogLine(**asdict(line))
 
 
 def event_document(event: Event) -> EventDocument:

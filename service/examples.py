@@ -7,9 +7,11 @@ from typing import Any
 
 from search.spec import JobSpec, Pick, TeacherSpec
 from search.trial import Score, State, Trial
-from service.documents import event_document, job_document, trial_document
+from service.documents import event_document, job_document, log_line, trial_document
+from service.pictures import Seen, curve, pareto, sensitivity
+from service.timeline import timeline
 from workers.events import Event, Kind
-from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
+from workers.ports import Artifact, JobRecord, JobState, Level, LoggedLine, Phase, PhaseRecord, StoredFile
 from workers.results import (
     ExportResult,
     FinalistResult,
@@ -139,6 +141,29 @@ EVENT: dict[str, Any] = event_document(
         {"trial": _TRIAL, "number": 7, "rung": 0, "step": 40, "accuracy": 0.871, "kl": 0.31, "last": False},
         _BEGAN + timedelta(seconds=60),
     )
+).model_dump(mode="json")
+_MOMENTS = [_BEGAN + timedelta(seconds=60 + second) for second in range(4)]
+CURVE: dict[str, Any] = curve(
+    _TRIAL_RECORD, [Event(11, "PROGRESS", {"step": 20, "loss": 0.62}, _MOMENTS[0])], _record()
+).model_dump(mode="json")
+PARETO: dict[str, Any] = pareto(
+    _record(), [Seen(_TRIAL, 7, State.COMPLETED, 1, _COST["macs"], 0.902)], "macs", "accuracy", None
+).model_dump(mode="json")
+SENSITIVITY: dict[str, Any] = sensitivity(
+    0, [({"stage1.width": 3}, 0.871), ({"stage1.width": 3}, 0.864), ({"stage1.width": 4}, 0.882)], None
+).model_dump(mode="json")
+TIMELINE: dict[str, Any] = timeline(
+    _record(),
+    [
+        Event(10, Kind.TRIAL_STARTED, {"trial": _TRIAL, "number": 7, "rung": 0, "attempt": 1}, _MOMENTS[0]),
+        Event(12, Kind.TRIAL_SCORED, {"trial": _TRIAL, "last": False, "worker": "node-3:4711"}, _MOMENTS[2]),
+        Event(13, Kind.TRIAL_STARTED, {"trial": _TRIAL, "number": 7, "rung": 1, "attempt": 1}, _MOMENTS[3]),
+    ],
+    after=0,
+    limit=2000,
+).model_dump(mode="json")
+LOG: dict[str, Any] = log_line(
+    LoggedLine(41, _MOMENTS[1], Level.WARNING, "stillhouse.session", _TRIAL, "trial 7: the worker died")
 ).model_dump(mode="json")
 PLAN: dict[str, Any] = {
     "teacher": {"name": "small_resnet", "cost": _TEACHER_COST},

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from search.part import Part
 from search.trial import State
-from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
+from service.documents import ArtifactDocument, EventDocument, JobDocument, LogLine, TrialDocument
 from service.findings import Cost, Document
 from service.grammar import LONGEST
+from service.pictures import MOST_POINTS
 from service.store.ports import DeliveryState, Scope
 from workers.events import Kind
-from workers.ports import JobState
+from workers.ports import JobState, Level
 
 PAGE_SIZE, LARGEST_PAGE = 50, 1000
 BODY_BYTES = 256 * 1024
@@ -106,6 +107,46 @@ class EventPaging(Parameters):
         return min(self.limit, LARGEST_PAGE)
 
 
+class Axes(Parameters):
+    x: str = Field("macs", pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    """`accuracy`, `kl` or a cost, such as `macs`."""
+    y: str = Field("accuracy", pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    """The same."""
+    rung: int | None = Field(None, ge=0, le=100)
+    """Compare the scores at this rung, 0 being the shortest training; without it, each trial's last."""
+
+
+class AtRung(Parameters):
+    rung: int = Field(0, ge=0, le=100)
+    """Which scores: 0, the shortest training, is the one that all trials come to, whatever is thought of them then."""
+
+
+class TimelinePaging(Parameters):
+    after: int = Field(0, ge=0, le=2**31 - 1)
+    """The `seq` of the last interval already seen."""
+    limit: int = Field(MOST_POINTS, ge=1)
+    """At most 2000 are given, however many are asked for."""
+
+    @property
+    def size(self) -> int:
+        return min(self.limit, MOST_POINTS)
+
+
+class LogPaging(Parameters):
+    after: int = Field(0, ge=0, le=2**31 - 1)
+    """The `seq` of the last line already seen."""
+    limit: int = Field(LARGEST_PAGE, ge=1)
+    """At most 1000 are given, however many are asked for."""
+    trial: str | None = Field(None, pattern=r"^trial_[0-9a-z]{26}$")
+    """Only lines about this trial."""
+    level: Level = Level.DEBUG
+    """Only lines of this level and above."""
+
+    @property
+    def size(self) -> int:
+        return min(self.limit, LARGEST_PAGE)
+
+
 class JobPage(Document):
     jobs: list[JobDocument]
     """Newest first, unless asked for otherwise."""
@@ -124,6 +165,12 @@ class EventPage(Document):
     events: list[EventDocument]
     next_after: int
     """What to give as `after` to get what happens next."""
+
+
+class LogPage(Document):
+    lines: list[LogLine]
+    next_after: int
+    """What to give as `after` to get what is logged next."""
 
 
 class ArtifactList(Document):
