@@ -34,6 +34,7 @@ from service.schemas import BODY_BYTES
 from service.settings import Settings
 from service.store.ports import Record
 from service.throttle import Throttle
+from service.traces import RequestSpans, Traces
 from service.turnstile import Turnstile
 from workers.ports import Artifacts
 
@@ -46,6 +47,7 @@ def create_app(
     *,
     schema_version: str,
     draining: threading.Event | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """
     `schema_version` is the revision of the tables that this program works with; with another one the app is not ready.
@@ -83,6 +85,7 @@ def create_app(
         lifespan=living,
         redirect_slashes=False,
         middleware=[
+            *([] if traces is None else [Middleware(RequestSpans, traces=traces)]),
             Middleware(Door, observe=metrics.observe),
             Middleware(Turnstile, seconds=settings.request_seconds),
             Middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -46,7 +47,8 @@ async def authenticate(
     # FastAPI asks again for each set of scopes; a request counts once, and its key is looked up once.
     if not hasattr(request.state, "caller"):
         secret = credentials.credentials if credentials is not None else ""
-        request.state.caller = await run_in_threadpool(_recognized, request, secret)
+        known = await run_in_threadpool(_recognized, request, secret)
+        request.state.caller = replace(known, traceparent=getattr(request.state, "traceparent", ""))
     caller: Caller = request.state.caller
     journal.about(tenant=caller.tenant)
     return caller

@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,24 +71,30 @@ def _drive(claim: Claim, settings: Settings) -> None:
     from search.files import Files
     from service.store.engine import connect
     from service.store.ledger import SqlLedger
+    from service.traces import JobSpans, TracedLedger, open_traces
     from workers.artifacts import FolderArtifacts
     from workers.driver import Driver
     from workers.heartbeat import Heartbeat
     from workers.logbook import Logbook
 
-    ledger = SqlLedger(connect(settings.database_url, pool=4))
-    artifacts = FolderArtifacts(settings.artifacts)
+    engine, artifacts = connect(settings.database_url, pool=4), FolderArtifacts(settings.artifacts)
     files = Files(cache=settings.home / "cache", roots=settings.data_roots)
-    heartbeat = Heartbeat(
-        ledger,
-        claim,
-        lease_seconds=settings.lease_seconds,
-        stall_seconds=settings.stall_seconds,
-        lost=_leave,
-    )
-    logbook = Logbook(ledger, claim)
-    logbook.addFilter(Redaction(settings.secrets))
-    with heartbeat, logbook:
+    with ExitStack() as stack:
+        ledger = SqlLedger(engine)
+        if (traces := open_traces(settings, "driver")) is not None:
+            spans = stack.enter_context(JobSpans(stack.enter_context(traces), claim))
+            ledger = TracedLedger(engine, spans)
+        heartbeat = Heartbeat(
+            ledger,
+            claim,
+            lease_seconds=settings.lease_seconds,
+            stall_seconds=settings.stall_seconds,
+            lost=_leave,
+        )
+        stack.enter_context(heartbeat)
+        logbook = Logbook(ledger, claim)
+        logbook.addFilter(Redaction(settings.secrets))
+        stack.enter_context(logbook)
         backend = make_backend(settings.backend, settings.ray_address)
         try:
             Driver(claim, ledger, artifacts, backend, files, heartbeat).drive()

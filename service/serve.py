@@ -32,6 +32,7 @@ from service.store.ledger import SqlLedger
 from service.store.outbox import SqlOutbox
 from service.store.ports import DEFAULT, Caller, Scope
 from service.store.record import SqlRecord
+from service.traces import open_traces
 from service.turnstile import HEAD_BYTES, Connection
 from workers.artifacts import FolderArtifacts
 from workers.dispatcher import Dispatcher
@@ -207,7 +208,7 @@ def _answer_requests(
     on_ready: OnReady | None,
     dispatcher: Dispatcher | None = None,
 ) -> None:
-    with _listening(settings) as listener:
+    with _listening(settings) as listener, open_traces(settings, "api") or nullcontext() as traces:
         files = Files(cache=settings.home / "cache", roots=settings.data_roots)
         checker = CachedChecker(ChildChecker(files, limit_seconds=settings.check_seconds))
         app = create_app(
@@ -217,6 +218,7 @@ def _answer_requests(
             checker,
             schema_version=database.latest_revision(),
             draining=draining,
+            traces=traces,
         )
         if dispatcher is not None:
             app.state.metrics.registry.register(Drivers(dispatcher))

@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(None, ge=0, le=65535)
     """Where figures for Prometheus are had without a key; nowhere by default. APIs have `/metrics` besides."""
     metrics_host: str = Field("127.0.0.1", min_length=1)
+    traces: str | None = Field(None, pattern=r"^https?://[^\s]+$", repr=False)
+    """An OpenTelemetry collector, as OTLP over HTTP: `http://localhost:4318/v1/traces`. Needs the extra `otel`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     """`json` writes one object a line, with the ids of request, tenant, job and trial where they are known."""
@@ -158,6 +160,7 @@ class Settings(BaseSettings):
             f"{PREFIX}STALL_SECONDS": str(self.stall_seconds),
             f"{PREFIX}LOG_LEVEL": self.log_level,
             f"{PREFIX}LOG_FORMAT": self.log_format,
+            f"{PREFIX}TRACES": self.traces or "",
             f"{PREFIX}API_KEY": "",
             f"{PREFIX}API_KEY_FILE": "",
         }

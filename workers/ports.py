@@ -77,6 +77,8 @@ class Claim:
     token: int
     spec: Mapping[str, Any]
     """The job as submitted, for `search.spec.read_spec`."""
+    traceparent: str = ""
+    """Of the request that submitted it, as W3C Trace Context writes it; empty where nobody traces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class SqlJobs:
             "fingerprint": fingerprint,
             "tenant": self._tenant,
             "parent": parent,
+            "traceparent": self._caller.traceparent or None,
         }
         try:
             with writing(self._engine) as connection:

@@ -72,7 +72,7 @@ class SqlLedger:
                     end(connection, row.id, JobState.FAILED, rules.given_up(row.fruitless), token=token)
                 else:
                     _give(connection, row, token, owner, lease_seconds)
-                    given = Claim(row.id, token, row.spec)
+                    given = Claim(row.id, token, row.spec, row.traceparent or "")
                 if expired:
                     figures.count(connection, Tally.LEASES_EXPIRED)
             if given is not None:

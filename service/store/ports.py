@@ -50,6 +50,8 @@ class Caller:
     actor: str
     scope: Scope
     request_id: str = ""
+    traceparent: str = ""
+    """Of the request, as W3C Trace Context writes it; empty where nobody traces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,7 @@ jobs = Table(
     Column("pause_requested_at", Moment),  # since when its user wants nothing done for it; NULL once it may go on
     Column("parent", Text),  # the job that it is a repeat or a variant of
     Column("deleted_at", Moment),
+    Column("traceparent", Text),  # of the request that submitted it; the job's spans go below
     UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint(
         "state IN ('QUEUED', 'PREPARING', 'RUNNING', 'FINALIZING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", name="state"
