@@ -93,6 +93,39 @@ class Counted(Dataset, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a file of a dataset; `file` is relative to the dataset's folder."""
+
+    file: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """
+    What was found when the files of a dataset were looked at. `images` belong to it, of which `opened` were decoded;
+    `others` lie below its folder and were not opened. `faults` has the first of the `corrupt`, which cannot be decoded,
+    and of the `suspicious`, which can.
+    """
+
+    images: int
+    opened: int
+    others: int
+    corrupt: int
+    suspicious: int
+    faults: tuple[Fault, ...]
+
+
+@runtime_checkable
+class Inspected(Dataset, Protocol):
+    """A dataset that users made of files, some of which may be broken."""
+
+    def inspect(self, seconds: float) -> Inspection:
+        """Looks at its files, in an order that has nothing to do with their names, for about so long at most."""
+        ...
+
+
 class Teacher(Protocol):
     """Made as `Plugin(options)`. The same options and seed give the same weights on every machine."""
 

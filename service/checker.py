@@ -1,8 +1,8 @@
 """
-Checks a spec before it is accepted, and tells what plugins there are.
+Checks a spec before it is accepted, looks at teachers and datasets that are registered, tells what plugins there are.
 
-Both need torch, which the process that answers HTTP never loads: they happen in a child process. Between the two goes
-JSON and nothing else, so neither can make the other run anything.
+All of it needs torch, which the process that answers HTTP never loads: it happens in a child process. Between the two
+goes JSON and nothing else, so neither can make the other run anything.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from typing import Any, Protocol
 from search.catalog import KINDS, Catalog
 from search.errors import FieldError, StillhouseError, Unsupported, UserError
 from search.files import Files
-from search.spec import JobSpec, read_spec
+from search.part import read_part
+from search.spec import JobSpec, Pick, TeacherSpec, read_spec
 from service import journal
+from workers.uploads import Uploaded
 
 logger = logging.getLogger("stillhouse.checker")
 
@@ -59,6 +61,14 @@ class Checker(Protocol):
         """`{name, summary, options}` of every plugin of a kind. Raises `UserError` when there is no such kind."""
         ...
 
+    def teacher(self, teacher: TeacherSpec, dataset: Pick) -> Json:
+        """`search.inspection.teacher_facts`. Raises as `check` does."""
+        ...
+
+    def dataset(self, dataset: Pick, seconds: float) -> Json:
+        """`search.inspection.dataset_report`. Raises as `check` does."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -76,6 +86,16 @@ class DirectChecker:
     def catalog(self, kind: str) -> list[Json]:
         return [_plain(asdict(entry)) for entry in Catalog().describe(kind)]
 
+    def teacher(self, teacher: TeacherSpec, dataset: Pick) -> Json:
+        from search.inspection import teacher_facts
+
+        return _plain(teacher_facts(teacher, dataset, self._files))
+
+    def dataset(self, dataset: Pick, seconds: float) -> Json:
+        from search.inspection import dataset_report
+
+        return _plain(dataset_report(dataset, self._files, seconds))
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -85,11 +105,14 @@ class ChildChecker:
     Checks in a child process, one question at a time, each within `limit_seconds` and `limit_bytes` of memory: a spec
     can ask for a teacher of any size, and half of this machine's memory is enough to look at one.
 
-    The child is started by the first question, and again after it died or was killed for being late.
+    The child is started by the first question, and again after it died or was killed for being late. `artifacts` is the
+    place of the artifacts, where uploads lie; without it there are none.
     """
 
-    def __init__(self, files: Files, *, limit_seconds: float, limit_bytes: int | None = None) -> None:
-        self._files, self._limit = files, limit_seconds
+    def __init__(
+        self, files: Files, *, limit_seconds: float, limit_bytes: int | None = None, artifacts: str | None = None
+    ) -> None:
+        self._files, self._limit, self._artifacts = files, limit_seconds, artifacts
         self._bytes = limit_bytes or _half_of_memory()
         self._turn = threading.Lock()
         self._child: tuple[subprocess.Popen[bytes], Connection] | None = None
@@ -101,6 +124,15 @@ class ChildChecker:
 
     def catalog(self, kind: str) -> list[Json]:
         answer: list[Json] = self._ask({"catalog": kind})
+        return answer
+
+    def teacher(self, teacher: TeacherSpec, dataset: Pick) -> Json:
+        named = {"teacher": teacher.model_dump(mode="json"), "dataset": dataset.model_dump(mode="json")}
+        answer: Json = self._ask({"teacher": named})
+        return answer
+
+    def dataset(self, dataset: Pick, seconds: float) -> Json:
+        answer: Json = self._ask({"dataset": dataset.model_dump(mode="json"), "seconds": seconds})
         return answer
 
     def close(self) -> None:
@@ -148,7 +180,7 @@ class ChildChecker:
             _end(*self._child)
             self._child = None
         if self._child is None:
-            self._child = _start(self._files, self._bytes)
+            self._child = _start(self._files, self._bytes, self._artifacts)
         return self._child
 
 
@@ -193,6 +225,12 @@ class CachedChecker:
             self._catalogs[kind] = self._inner.catalog(kind)
         return self._catalogs[kind]
 
+    def teacher(self, teacher: TeacherSpec, dataset: Pick) -> Json:
+        return self._inner.teacher(teacher, dataset)
+
+    def dataset(self, dataset: Pick, seconds: float) -> Json:
+        return self._inner.dataset(dataset, seconds)
+
     def close(self) -> None:
         self._inner.close()
 
@@ -229,7 +267,7 @@ def _key(spec: JobSpec) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _start(files: Files, limit_bytes: int) -> tuple[subprocess.Popen[bytes], Connection]:
+def _start(files: Files, limit_bytes: int, artifacts: str | None) -> tuple[subprocess.Popen[bytes], Connection]:
     """A program of its own and not a fork or a copy of this one: what this process has imported is no concern of it."""
     roots = None if files.roots is None else [str(root) for root in files.roots]
     ours, theirs = socket.socketpair()
@@ -257,7 +295,7 @@ def _serve(pipe: Connection) -> None:
     start = json.loads(pipe.recv_bytes())
     journal.open_journal(**start["journal"])
     roots = None if start["roots"] is None else tuple(Path(root) for root in start["roots"])
-    checker = DirectChecker(Files(Path(start["cache"]), roots))
+    checker = DirectChecker(Files(Path(start["cache"]), roots, _uploads(start["artifacts"])))
     _stay_within(start["bytes"])
     import torch
 
@@ -265,6 +303,14 @@ def _serve(pipe: Connection) -> None:
     with suppress(EOFError, OSError):
         while True:
             pipe.send_bytes(json.dumps(_answer(checker, json.loads(pipe.recv_bytes()))).encode())
+
+
+def _uploads(artifacts: str | None) -> Uploaded | None:
+    if artifacts is None:
+        return None
+    from workers.artifacts import FolderArtifacts
+
+    return Uploaded(FolderArtifacts(artifacts))
 
 
 def _half_of_memory() -> int:
@@ -281,6 +327,12 @@ def _answer(checker: Checker, question: Mapping[str, Any]) -> Json:
     try:
         if "catalog" in question:
             return {"answer": checker.catalog(question["catalog"])}
+        if "teacher" in question:
+            named = question["teacher"]
+            teacher, dataset = read_part(TeacherSpec, named["teacher"]), read_part(Pick, named["dataset"])
+            return {"answer": checker.teacher(teacher, dataset)}
+        if "dataset" in question:
+            return {"answer": checker.dataset(read_part(Pick, question["dataset"]), question["seconds"])}
         return {"answer": checker.check(read_spec(question["check"]))}
     except StillhouseError as error:
         errors = [asdict(found) for found in error.errors] if isinstance(error, UserError) else None

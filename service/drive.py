@@ -76,9 +76,10 @@ def _drive(claim: Claim, settings: Settings) -> None:
     from workers.driver import Driver
     from workers.heartbeat import Heartbeat
     from workers.logbook import Logbook
+    from workers.uploads import Uploaded
 
     engine, artifacts = connect(settings.database_url, pool=4), FolderArtifacts(settings.artifacts)
-    files = Files(cache=settings.home / "cache", roots=settings.data_roots)
+    files = Files(cache=settings.home / "cache", roots=settings.data_roots, uploads=Uploaded(artifacts))
     with ExitStack() as stack:
         ledger = SqlLedger(engine)
         if (traces := open_traces(settings, "driver")) is not None:

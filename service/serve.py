@@ -210,7 +210,8 @@ def _answer_requests(
 ) -> None:
     with _listening(settings) as listener, open_traces(settings, "api") or nullcontext() as traces:
         files = Files(cache=settings.home / "cache", roots=settings.data_roots)
-        checker = CachedChecker(ChildChecker(files, limit_seconds=settings.check_seconds))
+        child = ChildChecker(files, limit_seconds=settings.check_seconds, artifacts=settings.artifacts)
+        checker = CachedChecker(child)
         app = create_app(
             settings,
             record,

@@ -18,11 +18,11 @@ from search.boxes import BOX, CLASS, COLUMNS, IGNORED, KIND, OBJECT, VISIBLE, ar
 from search.datasets.arrays import SPLITS, check_memory, kept_split
 from search.datasets.instances import Pictured, read_instances
 from search.datasets.partition import stratified
-from search.datasets.pictures import Channels, Tree, letterbox, statistics
+from search.datasets.pictures import Channels, Picture, Tree, letterbox, statistics
 from search.errors import DataError, did_you_mean
 from search.files import Files
 from search.part import Part
-from search.plugins import DatasetInfo, Split, SplitName
+from search.plugins import DatasetInfo, Inspection, Split, SplitName
 from search.spec import Label, Location
 
 logger = logging.getLogger("stillhouse.datasets")
@@ -121,6 +121,12 @@ class Coco:
         listing = self._listing
         check_memory(sum(map(len, listing.examples.values())), self._options.channels, self._options.size)
         return kept_split(self._files.cache, listing.key, name, self._build)
+
+    def inspect(self, seconds: float) -> Inspection:
+        listing, options = self._listing, self._options
+        examples = [example for of_split in listing.examples.values() for example in of_split]
+        pictures = [Picture(e.path, e.digest, (e.width, e.height)) for e in examples]
+        return listing.tree.inspect(pictures, options.size, options.channels, seconds)
 
     def _build(self) -> Mapping[SplitName, Split]:
         listing, options = self._listing, self._options

@@ -15,11 +15,11 @@ from pydantic import Field, model_validator
 
 from search.datasets.arrays import SPLITS, check_memory, kept_split
 from search.datasets.partition import stratified
-from search.datasets.pictures import SUFFIXES, Channels, Tree, statistics
+from search.datasets.pictures import SUFFIXES, Channels, Picture, Tree, statistics
 from search.errors import DataError
 from search.files import Files
 from search.part import Part
-from search.plugins import DatasetInfo, Split, SplitName
+from search.plugins import DatasetInfo, Inspection, Split, SplitName
 from search.spec import Location
 
 _FOLDERS: Mapping[SplitName, tuple[str, ...]] = {
@@ -89,6 +89,11 @@ class ImageFolder:
         listing = self._listing
         check_memory(sum(map(len, listing.examples.values())), self._options.channels, self._options.size)
         return kept_split(self._files.cache, listing.key, name, self._build)
+
+    def inspect(self, seconds: float) -> Inspection:
+        listing, options = self._listing, self._options
+        pictures = [Picture(e.path, e.digest) for examples in listing.examples.values() for e in examples]
+        return listing.tree.inspect(pictures, options.size, options.channels, seconds)
 
     def _build(self) -> Mapping[SplitName, Split]:
         listing = self._listing

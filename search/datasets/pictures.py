@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from search.errors import DataError
 from search.files import Files, published
+from search.plugins import Fault, Inspection
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -32,6 +33,9 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 """Those of the suffixes. Never all that Pillow knows: it hands EPS to an interpreter of PostScript."""
 _MOST_PIXELS = 100_000_000
 _MOST_FILE = 256 * 2**20
+_MOST_FAULTS = 50
+_LONGEST_NAME, _LONGEST_MESSAGE = 512, 512
+_LOOKED_AT_ONCE = 64
 _SETTLED = 2.0
 """Seconds after which the time of a change tells a file from its next version."""
 
@@ -184,25 +188,82 @@ class Tree:
 
         def one(job: tuple[int, Path, str]) -> None:
             index, path, digest = job
-            self._check_inside(path)
-            content = self.read(path)
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise DataError("the file changed while the dataset was read; start again", file=self.name(path))
-            try:
-                images[index] = _decoded(content, size, channels, whole[index] if whole else None)
-            except DataError as error:
-                raise DataError(error.message, file=self.name(path)) from None
-            except UnidentifiedImageError:
-                raise DataError(
-                    f"not an image ({', '.join(_FORMATS)} are read); remove it", file=self.name(path)
-                ) from None
-            except Exception as error:  # decoders of hostile bytes raise anything
-                raise DataError(f"not a readable image ({error}); replace or remove it", file=self.name(path)) from None
+            images[index] = self._opened(path, digest, size, channels, whole[index] if whole else None)
 
         with _bombs_are_errors():
             for _ in in_threads(one, list(zip(range(len(paths)), paths, digests, strict=True))):
                 pass
         return images
+
+    def _opened(
+        self, path: Path, digest: str, size: int, channels: Channels, stated: tuple[int, int] | None
+    ) -> NDArray[np.uint8]:
+        """One image, as `decode` gives it; to be called where bombs are errors."""
+        self._check_inside(path)
+        content = self.read(path)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DataError("the file changed while the dataset was read; start again", file=self.name(path))
+        try:
+            return _decoded(content, size, channels, stated)
+        except DataError as error:
+            raise DataError(error.message, file=self.name(path)) from None
+        except UnidentifiedImageError:
+            raise DataError(f"not an image ({', '.join(_FORMATS)} are read); remove it", file=self.name(path)) from None
+        except Exception as error:  # decoders of hostile bytes raise anything
+            raise DataError(f"not a readable image ({error}); replace or remove it", file=self.name(path)) from None
+
+    def inspect(self, pictures: Sequence[Picture], size: int, channels: Channels, seconds: float) -> Inspection:
+        """What `search.plugins.Inspected` promises, of images that were digested."""
+        pictures = sorted(set(pictures), key=lambda picture: picture.digest)
+        linked = [self._fault(picture.path, self._linked(picture.path)) for picture in pictures]
+        suspicious = [fault for fault in linked if fault is not None]
+        until, opened, corrupt = time.monotonic() + seconds, 0, list[Fault]()
+
+        def look(picture: Picture) -> str | None:
+            try:
+                self._opened(picture.path, picture.digest, size, channels, picture.stated)
+            except DataError as error:
+                return error.message.removeprefix(f"{error.file}: ")
+            return None
+
+        with _bombs_are_errors():
+            for batch in batched(pictures, _LOOKED_AT_ONCE):
+                if time.monotonic() > until:
+                    break
+                opened += len(batch)
+                found = (self._fault(one.path, said) for one, said in zip(batch, in_threads(look, batch), strict=True))
+                corrupt += [fault for fault in found if fault is not None]
+        others = self._count(self.root) - len({picture.path for picture in pictures})
+        faults = (*corrupt, *suspicious)[:_MOST_FAULTS]
+        return Inspection(len(pictures), opened, max(others, 0), len(corrupt), len(suspicious), faults)
+
+    def _fault(self, path: Path, message: str | None) -> Fault | None:
+        if message is None:
+            return None
+        shown = path.relative_to(self.root).as_posix().encode("utf-8", "replace").decode()
+        return Fault(shown[:_LONGEST_NAME], message.replace("\0", "")[:_LONGEST_MESSAGE])
+
+    def _linked(self, path: Path) -> str | None:
+        try:
+            names = path.stat().st_nlink
+        except OSError:
+            return None  # which opening it will tell
+        if names < 2:
+            return None
+        return f"a hard link, one of {names}: what it holds can be changed from elsewhere; put a copy there"
+
+    def _count(self, folder: Path) -> int:
+        """Files anywhere below a folder, hidden ones left out."""
+        return sum(self._count(Path(entry.path)) if entry.is_dir() else 1 for entry in self.entries(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file of a tree; its width and height where its annotations state them."""
+
+    path: Path
+    digest: str
+    stated: tuple[int, int] | None = None
 
 
 def statistics(channels: Channels) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -214,6 +275,10 @@ def statistics(channels: Channels) -> tuple[tuple[float, ...], tuple[float, ...]
     if channels == 1:
         return (0.459,), (0.226,)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def batched(items: Sequence[A], size: int) -> Iterator[Sequence[A]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

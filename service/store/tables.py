@@ -315,8 +315,7 @@ uploads = Table(
     Column("bytes", BigInteger, nullable=False),  # as declared; what came is compared with it, and with `sha256`
     Column("sha256", Text, nullable=False),
     Column("completed_at", Moment),
-    Column("key", Text),  # of the artifact that holds it
-    CheckConstraint("(completed_at IS NULL) = (key IS NULL)", name="completed"),
+    Column("deleted_at", Moment),
     Index("ix_uploads_of_tenant", "tenant", "created_at", "id"),
 )
 
@@ -341,8 +340,8 @@ datasets = Table(
     Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("name", Words, nullable=False),
-    Column("pick", _PLAIN_JSON, nullable=False),  # what stands at `dataset` in a job
-    Column("report", _PLAIN_JSON, nullable=False),
+    Column("spec", _PLAIN_JSON, nullable=False),  # what stands at `dataset` in a job
+    Column("facts", _PLAIN_JSON, nullable=False),
     Column("deleted_at", Moment),
     Index("ix_datasets_of_tenant", "tenant", "created_at", "id"),
 )

@@ -51,8 +51,7 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger, nullable=False),
         sa.Column("sha256", sa.Text, nullable=False),
         sa.Column("completed_at", sa.BigInteger),
-        sa.Column("key", sa.Text),
-        sa.CheckConstraint("(completed_at IS NULL) = (key IS NULL)", name=op.f("ck_uploads_completed")),
+        sa.Column("deleted_at", sa.BigInteger),
     )
     op.create_table(
         "teachers",
@@ -68,8 +67,8 @@ def upgrade() -> None:
         "datasets",
         *_of_a_tenant("datasets"),
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("pick", sa.JSON, nullable=False),
-        sa.Column("report", sa.JSON, nullable=False),
+        sa.Column("spec", sa.JSON, nullable=False),
+        sa.Column("facts", sa.JSON, nullable=False),
         sa.Column("deleted_at", sa.BigInteger),
     )
     op.create_table(
