@@ -61,6 +61,21 @@ def carry_out(
             return _found(connection, former, find), False  # an equal request was quicker
 
 
+def replayed(engine: Engine, caller: Caller, once: Once | None, find: Callable[[Connection, str], T]) -> T | None:
+    """
+    What this very request has made before; None when it has not come before. For those whose making begins with
+    something long.
+
+    Raises:
+        KeyReused: as `carry_out` does.
+    """
+    if once is None:
+        return None
+    with reading(engine) as connection:
+        former = _former(connection, caller, once)
+        return None if former is None else _found(connection, former, find)
+
+
 def _former(connection: Connection, caller: Caller, once: Once) -> str | None:
     """The id of what this key has made, if it came before."""
     row = connection.execute(

@@ -16,6 +16,7 @@ from service.store.engine import reading, writing
 from service.store.ports import Caller
 from service.store.rows import end, find, records, tell
 from service.store.tables import events, jobs, now
+from service.store.uploads import hold
 from service.store.views import standings
 from workers import rules
 from workers.events import Event, Kind
@@ -63,6 +64,7 @@ class SqlJobs:
                 former = self._former(connection, idempotency_key, fingerprint)
                 if former is not None:
                     return former, False
+                hold(connection, self._tenant, document["teacher"])
                 connection.execute(insert(jobs).values(row))
                 noted(connection, self._caller, action, job_id)
                 tell(connection, job_id, [Happening(Kind.JOB_QUEUED, {})])

@@ -1,7 +1,7 @@
 """
 What the service needs of the record; a database fills it (`service.store.record`).
 
-What belongs to a tenant is reached through `Record.jobs` and `Record.account` alone, and both demand a `Caller`: there
+What belongs to a tenant is reached through the methods of `Record` that demand a `Caller`, and through no other: there
 is no way to ask for a job without saying whose.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from search.errors import StillhouseError, UserError
+from search.errors import LedgerError, StillhouseError, UserError
 from search.spec import JobSpec
 from search.trial import Trial
 from service.filters import By, Expression, Path, Value, fields_of
@@ -90,7 +90,7 @@ class Quota(StrEnum):
     """Seconds on lease times what the job reserves; the day is that of UTC."""
     GPU_SECONDS_PER_DAY = "gpu_seconds_per_day"
     STORED_BYTES = "stored_bytes"
-    """Of all artifacts of its jobs."""
+    """Of all artifacts of its jobs, and of its complete uploads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +201,42 @@ class QuotaSpent(StillhouseError):
 
 
 class BeyondQuota(UserError):
-    """The job reserves more than its tenant may ever have."""
+    """What is asked for is more than the tenant may ever have."""
 
     code = "BEYOND_QUOTA"
+
+
+class InUse(LedgerError):
+    """Something else needs it."""
+
+
+class Whole(LedgerError):
+    """The upload is complete, and stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of a user's, as it was declared. It may be named in a job from `completed_at` on."""
+
+    id: str
+    bytes: int
+    sha256: str
+    """In hexadecimal."""
+    created_at: datetime
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A teacher or a dataset that was looked at once, and has a name since."""
+
+    id: str
+    name: str
+    spec: Mapping[str, Any]
+    """What stands at `teacher` or `dataset` in a job."""
+    facts: Mapping[str, Any]
+    """What was found when it was looked at."""
+    created_at: datetime
 
 
 class Tally(StrEnum):
@@ -499,6 +532,86 @@ class TooManyWebhooks(UserError):
     code = "TOO_MANY_WEBHOOKS"
 
 
+class Uploads(Protocol):
+    """The uploads of one tenant: what is on record of them, not their content. Raises as `Jobs` does."""
+
+    def declare(self, size: int, sha256: str, once: Once | None = None) -> tuple[Upload, bool]:
+        """
+        An upload of `size` bytes to come, and whether it is new.
+
+        Raises:
+            KeyReused: the key came before with another request.
+            QuotaSpent: with that the tenant would have more stored than it may.
+            BeyondQuota: that alone is more.
+        """
+        ...
+
+    def upload(self, upload_id: str) -> Upload:
+        """Raises `NotFound`."""
+        ...
+
+    def uploads(self, *, limit: int, before: Cursor | None = None) -> Sequence[Upload]:
+        """Newest first, complete or not."""
+        ...
+
+    def complete(self, upload_id: str) -> Upload:
+        """
+        Its content has come and is what was declared.
+
+        Raises:
+            NotFound: it was deleted meanwhile.
+            Whole: it was complete before.
+            QuotaSpent: the tenant has stored too much meanwhile.
+        """
+        ...
+
+    def delete(self, upload_id: str) -> None:
+        """
+        It is not there any more; again changes nothing.
+
+        Raises:
+            NotFound: it never was.
+            InUse: a teacher that is registered, or a job that has not ended, names it.
+        """
+        ...
+
+    def check(self, upload_id: str) -> None:
+        """Raises `UserError`, pointing at `/teacher/weights`, unless there is such an upload and it is complete."""
+        ...
+
+
+class Register(Protocol):
+    """The teachers, or the datasets, that one tenant has registered. Raises as `Jobs` does."""
+
+    def create(
+        self, name: str, spec: Mapping[str, Any], facts: Mapping[str, Any], once: Once | None = None
+    ) -> tuple[Registered, bool]:
+        """
+        It, and whether it is new.
+
+        Raises:
+            KeyReused: the key came before with another request.
+            UserError: the upload that `spec` names as weights is not there.
+        """
+        ...
+
+    def replay(self, once: Once | None) -> Registered | None:
+        """What this very request has made before, if it came before. Raises `KeyReused`."""
+        ...
+
+    def get(self, registered_id: str) -> Registered:
+        """Raises `NotFound`."""
+        ...
+
+    def list(self, *, limit: int, before: Cursor | None = None) -> Sequence[Registered]:
+        """Newest first."""
+        ...
+
+    def delete(self, registered_id: str) -> None:
+        """Jobs that were made of it go on. Raises `NotFound`."""
+        ...
+
+
 class Record(Protocol):
     """All that is on record. Every method may raise `StoreUnavailable`."""
 
@@ -520,6 +633,12 @@ class Record(Protocol):
     def outbox(self) -> Backlog:
         """How far the deliveries to webhooks are behind."""
         ...
+
+    def uploads(self, caller: Caller) -> Uploads: ...
+
+    def teachers(self, caller: Caller) -> Register: ...
+
+    def datasets(self, caller: Caller) -> Register: ...
 
     def holder(self, secret: str) -> Key | None:
         """The key that `secret` is, if it is one that may be used now; notes, about once a minute, that it was."""

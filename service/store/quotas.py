@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Row, and_, func, i
 
 from search.spec import JobSpec
 from service.store.ports import BeyondQuota, Quota, QuotaSpent, Share
-from service.store.tables import artifacts, jobs, now, tenants, usage
+from service.store.tables import artifacts, jobs, now, tenants, uploads, usage
 from workers.ports import JobState
 
 Limits = Mapping[Quota, int | None]
@@ -59,9 +59,33 @@ def admit(connection: Connection, tenant: str, spec: JobSpec) -> None:
             raise QuotaSpent(quota, f"{_SPENT[quota]} (limit {limit:,}, used {used:,.0f})", retry_seconds=retry)
 
 
+def admit_bytes(connection: Connection, tenant: str, more: int, *, pointer: str = "") -> None:
+    """
+    Whether the tenant may store so many bytes beside what it has. If that is limited, nobody else is admitted in its
+    name until the transaction ends.
+
+    Raises:
+        QuotaSpent: not now.
+        BeyondQuota: never.
+    """
+    mine = select(tenants.c.stored_bytes).where(tenants.c.name == tenant)
+    if connection.execute(mine).scalar_one() is None:
+        return
+    limit = connection.execute(mine.with_for_update(key_share=True)).scalar_one()
+    if limit is None:
+        return
+    if more > limit:
+        raise BeyondQuota(f"the tenant `{tenant}` may store {limit:,} bytes in all; upload less", pointer=pointer)
+    used = _stored(connection, tenant)
+    if used + more > limit:
+        told = f"{_SPENT[Quota.STORED_BYTES]} (limit {limit:,}, used {used:,.0f}, asked for {more:,})"
+        raise QuotaSpent(Quota.STORED_BYTES, told, retry_seconds=_SOON_SECONDS)
+
+
 _SPENT = {
     Quota.QUEUED_JOBS: "Your tenant has as many jobs in the queue as it may have; wait until some have started",
-    Quota.STORED_BYTES: "The artifacts of your tenant take up all the room it may have; ask the operator for more",
+    Quota.STORED_BYTES: "The artifacts and uploads of your tenant take up all the room it may have; delete "
+    "uploads that no job needs, or ask the operator for more",
     Quota.CPU_SECONDS_PER_DAY: "Your tenant has used up its CPU-seconds of today (UTC); submit again tomorrow",
     Quota.GPU_SECONDS_PER_DAY: "Your tenant has used up its GPU-seconds of today (UTC); submit again tomorrow",
 }
@@ -200,9 +224,11 @@ def _spent_today(column: str) -> Callable[[Connection, str], float]:
 
 
 def _stored(connection: Connection, tenant: str) -> float:
-    mine = select(func.sum(artifacts.c.bytes)).join(jobs, jobs.c.id == artifacts.c.job_id)
-    kept = (jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None))
-    return float(connection.execute(mine.where(*kept)).scalar_one() or 0)
+    kept = and_(jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None))
+    made = select(func.sum(artifacts.c.bytes)).join(jobs, jobs.c.id == artifacts.c.job_id).where(kept)
+    whole = and_(uploads.c.tenant == tenant, uploads.c.completed_at.is_not(None), uploads.c.deleted_at.is_(None))
+    given = select(func.sum(uploads.c.bytes)).where(whole)
+    return sum(float(connection.execute(query).scalar_one() or 0) for query in (made, given))
 
 
 _USED: Mapping[Quota, Callable[[Connection, str], float]] = {

@@ -16,7 +16,9 @@ from service.store.figures import SETTLED_SECONDS, figures
 from service.store.jobs import SqlJobs
 from service.store.outbox import backlog
 from service.store.ports import Backlog, Caller, Connections, Figures, Key
+from service.store.register import SqlRegister
 from service.store.tables import in_seconds, jobs, keys, now, tenants
+from service.store.uploads import SqlUploads
 from service.store.views import SqlViews
 from service.store.webhooks import SqlWebhooks
 
@@ -51,6 +53,15 @@ class SqlRecord:
 
     def outbox(self) -> Backlog:
         return backlog(self._engine)
+
+    def uploads(self, caller: Caller) -> SqlUploads:
+        return SqlUploads(self._engine, caller)
+
+    def teachers(self, caller: Caller) -> SqlRegister:
+        return SqlRegister(self._engine, caller, "teachers")
+
+    def datasets(self, caller: Caller) -> SqlRegister:
+        return SqlRegister(self._engine, caller, "datasets")
 
     def has_keys(self) -> bool:
         """Whether anybody could come in with a key that is on record; false where there are no tables yet."""
