@@ -18,8 +18,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from service.asking import Asking
 from service.checker import Checker
-from service.deps import Asking
 from service.description import describe
 from service.door import Door, SameOrigin
 from service.egress import Gate
@@ -27,7 +27,7 @@ from service.lookout import Lookout
 from service.metrics import Metrics
 from service.oidc import Provider
 from service.problems import HANDLERS
-from service.routes import accounts, catalog, changes, events, pictures, probes, webhooks
+from service.routes import accounts, catalog, changes, events, pictures, probes, registered, uploads, webhooks
 from service.routes import artifacts as artifact_routes
 from service.routes import jobs as job_routes
 from service.schemas import BODY_BYTES
@@ -95,11 +95,12 @@ def create_app(
         exception_handlers=dict(HANDLERS),
     )
     app.state.settings, app.state.record, app.state.artifacts = settings, record, artifacts
-    app.state.asking, app.state.throttle = Asking(checker), throttle
+    app.state.asking, app.state.throttle = Asking(checker, settings.check_seconds), throttle
     app.state.provider = _provider(settings)
     app.state.gate = Gate(settings.webhook_hosts, insecure=settings.webhook_insecure)
     app.state.metrics, app.state.schema_version = metrics, schema_version
     app.state.draining, app.state.streams, app.state.lookout = over, streams, Lookout(record.latest, over)
+    app.state.intake = uploads.Intake()
     for router in (
         probes.open_to_all,
         probes.guarded,
@@ -109,6 +110,9 @@ def create_app(
         pictures.router,
         events.router,
         artifact_routes.router,
+        uploads.router,
+        registered.teachers,
+        registered.datasets,
         accounts.router,
         webhooks.router,
     ):

@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.message import Message
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import anyio
-import anyio.to_thread
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 
 from search.errors import FieldError, InvalidSpec, NotFound
 from search.part import Part, read_part
-from search.spec import JobSpec
 from service import journal
+from service.asking import Asking, Questions
 from service.auth import CallerDep
-from service.checker import Checker, CheckerBusy
 from service.problems import Refusal
 from service.settings import Settings
-from service.store.ports import Account, Jobs, Once, Record, Views, Webhooks
+from service.store.ports import Account, Jobs, Once, Record, Register, Uploads, Views, Webhooks
 from workers.ports import Artifacts
 
 DEEPEST = 32
@@ -34,6 +31,9 @@ _TRIAL_ID = re.compile(r"trial_[0-9a-z]{26}")
 _KEY_ID = re.compile(r"key_[0-9a-z]{26}")
 _WEBHOOK_ID = re.compile(r"webhook_[0-9a-z]{26}")
 _DELIVERY_ID = re.compile(r"delivery_[0-9a-z]{26}")
+_UPLOAD_ID = re.compile(r"upl_[0-9a-z]{26}")
+_TEACHER_ID = re.compile(r"tch_[0-9a-z]{26}")
+_DATASET_ID = re.compile(r"ds_[0-9a-z]{26}")
 
 
 async def _settings(request: Request) -> Settings:
@@ -71,41 +71,27 @@ async def _artifacts(request: Request) -> Artifacts:
     return artifacts
 
 
-async def _asking(request: Request) -> Asking:
+async def _asking(request: Request, caller: CallerDep) -> Questions:
+    record: Record = request.app.state.record
     asking: Asking = request.app.state.asking
-    return asking
+    return asking.of(caller, record)
 
 
-class Asking:
-    """
-    Puts questions to the checker in threads of their own, so that slow ones keep nobody else waiting, and turns away
-    those for whom too many wait already. Belongs to one event loop.
-    """
-
-    def __init__(self, checker: Checker) -> None:
-        self._checker, self._open = checker, 0
-        self._threads = anyio.CapacityLimiter(CHECKS_AT_ONCE)
-
-    async def check(self, spec: JobSpec) -> dict[str, Any]:
-        """Raises as `Checker.check` does."""
-        return await self._ask(self._checker.check, spec)
-
-    async def catalog(self, kind: str) -> list[dict[str, Any]]:
-        return await self._ask(self._checker.catalog, kind)
-
-    async def _ask(self, question: Callable[[Q], A], about: Q) -> A:
-        if self._open >= CHECKS_AT_ONCE + CHECKS_WAITING:
-            raise CheckerBusy("too many jobs are being checked at the moment; try again in some seconds")
-        self._open += 1
-        try:
-            return await anyio.to_thread.run_sync(question, about, limiter=self._threads)
-        finally:
-            self._open -= 1
+async def _uploads(request: Request, caller: CallerDep) -> Uploads:
+    record: Record = request.app.state.record
+    return record.uploads(caller)
 
 
-CHECKS_AT_ONCE, CHECKS_WAITING = 8, 64
-Q = TypeVar("Q")
-A = TypeVar("A")
+async def _teachers(request: Request, caller: CallerDep) -> Register:
+    record: Record = request.app.state.record
+    return record.teachers(caller)
+
+
+async def _datasets(request: Request, caller: CallerDep) -> Register:
+    record: Record = request.app.state.record
+    return record.datasets(caller)
+
+
 P = TypeVar("P", bound=Part)
 
 
@@ -139,6 +125,24 @@ async def _delivery_id(delivery_id: str) -> str:
     if not _DELIVERY_ID.fullmatch(delivery_id):
         raise NotFound(f"the webhook has no delivery `{delivery_id[:64]}`")
     return delivery_id
+
+
+async def _upload_id(upload_id: str) -> str:
+    if not _UPLOAD_ID.fullmatch(upload_id):
+        raise NotFound(f"there is no upload `{upload_id[:64]}`")
+    return upload_id
+
+
+async def _teacher_id(teacher_id: str) -> str:
+    if not _TEACHER_ID.fullmatch(teacher_id):
+        raise NotFound(f"there is no teacher `{teacher_id[:64]}`")
+    return teacher_id
+
+
+async def _dataset_id(dataset_id: str) -> str:
+    if not _DATASET_ID.fullmatch(dataset_id):
+        raise NotFound(f"there is no dataset `{dataset_id[:64]}`")
+    return dataset_id
 
 
 async def _idempotency_key(
@@ -324,7 +328,13 @@ AccountDep = Annotated[Account, Depends(_account)]
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 WebhooksDep = Annotated[Webhooks, Depends(_webhooks)]
 ArtifactsDep = Annotated[Artifacts, Depends(_artifacts)]
-AskingDep = Annotated[Asking, Depends(_asking)]
+AskingDep = Annotated[Questions, Depends(_asking)]
+UploadsDep = Annotated[Uploads, Depends(_uploads)]
+TeachersDep = Annotated[Register, Depends(_teachers)]
+DatasetsDep = Annotated[Register, Depends(_datasets)]
+UploadId = Annotated[str, Depends(_upload_id)]
+TeacherId = Annotated[str, Depends(_teacher_id)]
+DatasetId = Annotated[str, Depends(_dataset_id)]
 KeyId = Annotated[str, Depends(_key_id)]
 WebhookId = Annotated[str, Depends(_webhook_id)]
 DeliveryId = Annotated[str, Depends(_delivery_id)]

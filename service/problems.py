@@ -76,14 +76,17 @@ KINDS: Mapping[str, Kind] = {
     "NOT_FOUND": Kind(404, "There is no such thing", "Check the address and the id."),
     "METHOD_NOT_ALLOWED": Kind(405, "That method is not offered here", "Use one of those in the Allow header."),
     "TOO_SLOW": Kind(408, "The request did not come in time", "Send it again, faster.", retryable=True),
-    "CONFLICT": Kind(409, "The state of the job does not allow that", "Read the job again, then decide."),
+    "CONFLICT": Kind(409, "Its state does not allow that", "Read it again, then decide."),
     "STALE_CLAIM": Kind(409, "Another driver owns the job", "Nothing: the other driver goes on."),
     "ILLEGAL_TRANSITION": Kind(409, "A job at its end stays as it is", "Submit a new job."),
+    "LENGTH_REQUIRED": Kind(411, "The length of the body is not said", "Send a Content-Length."),
     "OUTDATED": Kind(
         412, "Somebody has changed it since you looked", "Read it again, decide anew, and send its new ETag."
     ),
     "BODY_TOO_LARGE": Kind(413, "The body is too large", "A job spec is small; put data and weights into files."),
-    "UNSUPPORTED_MEDIA_TYPE": Kind(415, "Only JSON is understood here", "Send `Content-Type: application/json`."),
+    "UNSUPPORTED_MEDIA_TYPE": Kind(
+        415, "The body is of a kind that is not understood here", "Send the Content-Type that `detail` names."
+    ),
     "INVALID": Kind(422, "What was asked cannot be done", "Correct the fields in `errors`."),
     "INVALID_SPEC": Kind(422, "The job spec has mistakes", "Correct the fields in `errors`; each says how."),
     "INVALID_PARAMETER": Kind(422, "A parameter has a value that cannot be used", "Correct those in `errors`."),
@@ -94,8 +97,11 @@ KINDS: Mapping[str, Kind] = {
         "Raise the limit to at least the smallest reachable value, or widen the space.",
     ),
     "DATASET_UNUSABLE": Kind(422, "The dataset cannot be used", "Repair or replace the file that `detail` names."),
+    "UPLOAD_DIFFERS": Kind(
+        422, "What came is not what was declared", "Send the file that was declared, or declare the one you have."
+    ),
     "WEIGHTS_UNUSABLE": Kind(
-        422, "The weights do not fit the teacher", "Give a safetensors file with the architecture's own state dict."
+        422, "The weights cannot be used", "Give a safetensors file with the architecture's own state dict."
     ),
     "UNSUPPORTED_NETWORK": Kind(422, "This network cannot be compressed", "Choose another teacher from /v1/catalog."),
     "IDEMPOTENCY_KEY_REUSED": Kind(
@@ -103,7 +109,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "BEYOND_QUOTA": Kind(
         422,
-        "The job asks for more than its tenant may ever have",
+        "That is more than the tenant may ever have",
         "Ask for less at `errors`, or have the limit raised.",
     ),
     "TOO_MANY_WEBHOOKS": Kind(
@@ -120,7 +126,10 @@ KINDS: Mapping[str, Kind] = {
         retryable=True,
     ),
     "QUOTA_STORED_BYTES": Kind(
-        429, "The tenant's artifacts take up all their room", "Have the operator raise the limit.", retryable=True
+        429,
+        "The tenant's artifacts and uploads take up all their room",
+        "Delete uploads that no job needs, or have the operator raise the limit.",
+        retryable=True,
     ),
     "QUOTA_CPU_SECONDS_PER_DAY": Kind(
         429, "The tenant's CPU-seconds of the day are used up", "Submit again tomorrow (UTC).", retryable=True

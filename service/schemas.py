@@ -452,6 +452,9 @@ class CatalogKinds(Document):
 
 class Limits(Document):
     body_bytes: int
+    """Of a body of JSON."""
+    upload_bytes: int
+    """Of a file that is uploaded."""
     page_size: int
     wait_seconds: float
     event_streams: int

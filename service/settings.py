@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     check_seconds: float = Field(60.0, gt=0, le=600)
     """Longest time a submitted job may take to be checked."""
 
+    upload_bytes: int = Field(2 * 2**30, ge=1, le=2**40)
+    """Largest file that users may upload."""
+
     backend: Literal["ray", "inline"] = "ray"
     ray_address: str = "local"
     """`local` starts Ray on this machine; else the address of a cluster."""

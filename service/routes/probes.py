@@ -56,6 +56,7 @@ def readiness(request: Request, record: RecordDep) -> Readiness:
             "concurrent_jobs": 1,
             "limits": {
                 "body_bytes": BODY_BYTES,
+                "upload_bytes": 2 * 2**30,
                 "page_size": LARGEST_PAGE,
                 "wait_seconds": LONGEST_WAIT,
                 "event_streams": 64,
@@ -73,6 +74,7 @@ def server(settings: SettingsDep) -> Server:
         concurrent_jobs=settings.concurrent_jobs,
         limits=Limits(
             body_bytes=BODY_BYTES,
+            upload_bytes=settings.upload_bytes,
             page_size=LARGEST_PAGE,
             wait_seconds=LONGEST_WAIT,
             event_streams=settings.event_streams,

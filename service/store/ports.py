@@ -213,6 +213,9 @@ class InUse(LedgerError):
 class Whole(LedgerError):
     """The upload is complete, and stays as it is."""
 
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"the upload {upload_id} is complete; to upload another file, declare another upload")
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:

@@ -54,7 +54,7 @@ class SqlUploads:
         with writing(self._engine) as connection:
             row = self._find(connection, upload_id, lock=True)
             if row.completed_at is not None:
-                raise whole(upload_id)
+                raise Whole(upload_id)
             admit_bytes(connection, self._caller.tenant, row.bytes)
             connection.execute(update(uploads).where(uploads.c.id == upload_id).values(completed_at=now()))
             noted(connection, self._caller, "uploads.content", upload_id)
@@ -102,10 +102,6 @@ def hold(connection: Connection, tenant: str, teacher: Mapping[str, Any]) -> str
     if connection.execute(_complete(tenant, upload_id).with_for_update(read=True)).one_or_none() is None:
         raise no_such_upload(upload_id, _POINTER)
     return upload_id
-
-
-def whole(upload_id: str) -> Whole:
-    return Whole(f"the upload {upload_id} is complete; to upload another file, declare another upload")
 
 
 def _complete(tenant: str, upload_id: str) -> Any:
