@@ -279,7 +279,8 @@ def _start(files: Files, limit_bytes: int, artifacts: str | None) -> tuple[subpr
         )
         pipe = Connection(ours.detach())
     with suppress(OSError):  # when it died at once, the first question will tell
-        start = {"cache": str(files.cache), "roots": roots, "bytes": limit_bytes, "journal": journal.handed_on()}
+        start: Json = {"cache": str(files.cache), "roots": roots, "artifacts": artifacts, "bytes": limit_bytes}
+        start["journal"] = journal.handed_on()
         pipe.send_bytes(json.dumps(start).encode())
     return process, pipe
 

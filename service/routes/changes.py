@@ -11,10 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 
 from search.errors import FieldError, IllegalTransition, InvalidSpec, UserError
 from search.spec import JobSpec, read_spec
+from service.asking import Questions
 from service.auth import may_read, may_submit
 from service.deps import (
     ArtifactsDep,
-    Asking,
     AskingDep,
     IdempotencyKey,
     InvalidBody,
@@ -54,7 +54,7 @@ IfMatch = Annotated[
 def pause(job_id: JobId, jobs: JobsDep, response: Response) -> JobDocument:
     """
     Ask for a pause. A job under way is given back within seconds and keeps all that it has come to but the trainings
-    that were going; until it is resumed, nothing is done for it. Asking again changes nothing.
+    that were going; until it is resumed, nothing is done for it. Questions again changes nothing.
     """
     return tagged(jobs, jobs.request_pause(job_id), response)
 
@@ -228,8 +228,8 @@ def _spec(document: object, *, outside: tuple[str, ...] = ()) -> JobSpec:
         ) from None
 
 
-async def _check(asking: Asking, spec: JobSpec) -> None:
-    """As `Asking.check`; what is wrong is told by where it stands in the job's document."""
+async def _check(asking: Questions, spec: JobSpec) -> None:
+    """As `Questions.check`; what is wrong is told by where it stands in the job's document."""
     try:
         await asking.check(spec)
     except UserError as error:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from search.spec import JobSpec
-from service.deps import CHECKS_AT_ONCE, CHECKS_WAITING
+from service.asking import CHECKS_AT_ONCE, CHECKS_WAITING
 from tests.service.served import (
     HERE,
     SPEC,

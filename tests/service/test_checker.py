@@ -11,9 +11,13 @@ import pytest
 
 from search.errors import BudgetImpossible, StillhouseError, UserError
 from search.files import Files
-from search.spec import JobSpec, read_spec
+from search.spec import JobSpec, Pick, TeacherSpec, read_spec
+from search.teachers.small import SmallResNet
+from search.teachers.weights import save_weights
 from service.checker import CachedChecker, CheckerBusy, ChildChecker, DirectChecker
-from tests.service.served import SPEC, in_threads
+from tests.service.served import SPEC, digest, in_threads
+from workers.artifacts import FolderArtifacts
+from workers.uploads import Uploaded
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -27,7 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def child(files: Files) -> Iterator[ChildChecker]:
-    checker = ChildChecker(files, limit_seconds=60, limit_bytes=5 << 28)
+    stored = files.cache.parent / "artifacts"
+    checker = ChildChecker(files, limit_seconds=60, limit_bytes=5 << 28, artifacts=str(stored))
     yield checker
     checker.close()
 
@@ -52,6 +57,30 @@ def test_the_child_answers_as_one_would_in_this_process(child: ChildChecker, fil
         assert there.value.errors == told.value.errors
     with pytest.raises(UserError, match="teachers"):
         child.catalog("teachrs")
+
+
+@pytest.mark.timeout(90)
+def test_the_child_looks_at_teachers_and_datasets_and_reads_uploads(child: ChildChecker, files: Files) -> None:
+    options = SPEC["teacher"]["options"]
+    weights = save_weights(SmallResNet(SmallResNet.Options(**options)).build((3, 16, 16), 10))
+    uploaded = Uploaded(FolderArtifacts(files.cache.parent / "artifacts"))
+    upload_id = f"upl_{'7' * 26}"
+    uploaded.keep(upload_id, [weights], lambda _: None)
+    here = DirectChecker(Files(files.cache.parent / "other", files.roots, uploaded))
+    teacher = TeacherSpec(name="small_resnet", options=options, weights=f"upload:{upload_id}")
+    dataset = Pick.model_validate(SPEC["dataset"])
+    facts = child.teacher(teacher, dataset)
+    assert facts == here.teacher(teacher, dataset)
+    assert facts["sha256"] == digest(weights)
+    assert child.dataset(dataset, 1.0) == here.dataset(dataset, 1.0)
+    for wrong in (Pick(name="image_folder", options={"path": "/etc"}), Pick(name="nothing")):
+        with pytest.raises(UserError) as there:
+            child.dataset(wrong, 1.0)
+        with pytest.raises(UserError) as told:
+            here.dataset(wrong, 1.0)
+        assert (there.value.code, there.value.errors) == (told.value.code, told.value.errors)
+    with pytest.raises(UserError, match="no complete upload"):
+        child.teacher(teacher.model_copy(update={"weights": f"upload:upl_{'8' * 26}"}), dataset)
 
 
 @pytest.mark.timeout(90)

@@ -31,7 +31,8 @@ from service.store.outbox import SqlOutbox
 from service.store.ports import DEFAULT, Caller, Quota, Scope
 from service.store.record import SqlRecord
 from service.store.tables import keys, metadata, now, tenants
-from tests.service.served import SPEC, WEIGHTS, client_of, in_threads, listening
+from tests.search.headers import good
+from tests.service.served import SPEC, WEIGHTS, client_of, digest, in_threads, listening
 from workers.memory import MemoryArtifacts
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
@@ -47,12 +48,35 @@ GUARDED = {
     for name, (_, _, operation) in OPERATIONS.items()
     if "security" in operation
 }
-OF_A_TENANT = {name for name in GUARDED if re.search(r"\{(job|key|trial|webhook|delivery)_id\}", OPERATIONS[name][1])}
+OF_A_TENANT = {
+    name
+    for name in GUARDED
+    if re.search(r"\{(job|key|trial|webhook|delivery|upload|teacher|dataset)_id\}", OPERATIONS[name][1])
+}
 CHANGING = {name for name in GUARDED if OPERATIONS[name][0] != "GET"}
-ABSORBING = ("jobs.cancel", "keys.revoke", "webhooks.replay")
+ABSORBING = ("jobs.cancel", "keys.revoke", "uploads.delete", "webhooks.replay")
 """Changes that change nothing when they are asked for again."""
 NAMES = ("alice", "bob")
 CANARY = "sth_canary-0123456789-0123456789-0123456789"
+
+
+WEIGHTS_FILE = good()
+BODIES_OF: dict[str, Any] = {
+    "jobs.create": {"json": SPEC},
+    "teachers.create": {"json": {"name": "t", "teacher": SPEC["teacher"], "dataset": SPEC["dataset"]}},
+    "uploads.content": {"content": WEIGHTS_FILE},
+}
+"""Where the example of the description is not what there is in the house."""
+
+
+WHOLE = {"page_size": 1000}
+
+
+def example(name: str) -> Any:
+    return OPERATIONS[name][2]["responses"]["200"]["content"]["application/json"]["example"]
+
+
+TEACHER, REPORT = example("teachers.get"), example("datasets.report")
 
 
 class Willing:
@@ -63,6 +87,12 @@ class Willing:
 
     def catalog(self, kind: str) -> list[dict[str, Any]]:
         return []
+
+    def teacher(self, teacher: Any, dataset: Any) -> dict[str, Any]:
+        return TEACHER["facts"]
+
+    def dataset(self, dataset: Any, seconds: float) -> dict[str, Any]:
+        return REPORT
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -90,23 +120,34 @@ class House:
         found: httpx2.Response = self.http.request(
             method,
             address,
-            json=SPEC if name == "jobs.create" else content.get("example"),
             headers=headers | options.pop("headers", {}),
+            **BODIES_OF.get(name, {"json": content.get("example")}),
             **options,
         )
         return found
 
     def ready_for(self, name: str, tenant: str) -> dict[str, str]:
-        """Ids of the tenant with which the operation changes something: those of the house, or of a job made for it."""
+        """Ids of the tenant with which the operation changes something: of the house, or of what is made for it."""
+        record, caller = self.app.state.record, Caller(tenant, "shell", Scope.ADMIN)
+        if name in ("uploads.content", "uploads.delete", "teachers.delete", "datasets.delete"):
+            return self.ids[tenant] | held(record, caller)
         if name not in CHANGING or not name.startswith("jobs.") or name == "jobs.create":
             return self.ids[tenant]
-        jobs = self.app.state.record.jobs(Caller(tenant, "shell", Scope.ADMIN))
+        jobs = record.jobs(caller)
         job, _ = jobs.submit(read_spec(SPEC))
         if name in ("jobs.retry", "jobs.delete"):
             jobs.request_cancel(job.id)
         if name == "jobs.resume":
             jobs.request_pause(job.id)
         return self.ids[tenant] | {"job_id": job.id}
+
+
+def held(record: SqlRecord, caller: Caller) -> dict[str, str]:
+    """An upload whose content has not come, a teacher and a dataset; their ids."""
+    upload, _ = record.uploads(caller).declare(len(WEIGHTS_FILE), digest(WEIGHTS_FILE))
+    teacher, _ = record.teachers(caller).create("t", TEACHER["spec"] | {"weights": None}, TEACHER["facts"])
+    dataset, _ = record.datasets(caller).create("d", SPEC["dataset"], REPORT)
+    return {"upload_id": upload.id, "teacher_id": teacher.id, "dataset_id": dataset.id}
 
 
 @pytest.fixture
@@ -131,7 +172,7 @@ def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
         ledger.score_trial(claim, trial.id, Score(0, 10, 0.5, 0.1, 1.0), last=True)
         ledger.keep(claim, "weights", artifacts.put(f"jobs/{job.id}/w", WEIGHTS), "application/octet-stream")
         ids[name] = {"job_id": job.id, "trial_id": trial.id, "key_id": made[Scope.READ][0].id}
-        ids[name] |= {"webhook_id": webhook.id, "delivery_id": letter.id}
+        ids[name] |= {"webhook_id": webhook.id, "delivery_id": letter.id, **held(record, caller)}
     settings = Settings(home=tmp_path, webhook_hosts=("hooks.example.org",))
     app = create_app(settings, record, artifacts, Willing(), schema_version=latest_revision())
     with client_of(app) as http:
@@ -215,10 +256,10 @@ def test_every_change_leaves_one_row_in_the_audit(house: House) -> None:
     admin = next(key["id"] for key in listed if key["name"] == "alice admin")
     for name in destructive_last(CHANGING):
         ids = house.ready_for(name, "alice")
-        before = house.ask("audit", secret, {}).json()["entries"]
+        before = house.ask("audit", secret, {}, params=WHOLE).json()["entries"]
         answer = house.ask(name, secret, ids, headers={"X-Request-Id": f"change-{name}"})
         assert answer.status_code < 300, answer.text
-        [entry, *former] = house.ask("audit", secret, {}).json()["entries"]
+        [entry, *former] = house.ask("audit", secret, {}, params=WHOLE).json()["entries"]
         assert former == before
         of = {"webhooks.replay": "delivery_id"}.get(name, f"{name.partition('.')[0].removesuffix('s')}_id")
         on = answer.json()["id"] if answer.status_code == 201 else ids[of]
@@ -261,8 +302,8 @@ def test_the_audit_is_read_page_by_page(house: House) -> None:
             break
     assert seen == whole
     assert (
-        len({entry["id"] for entry in whole}) == len(whole) == 9
-    )  # the tenant, its 3 keys, its webhook, its job, 3 more
+        len({entry["id"] for entry in whole}) == len(whole) == 12
+    )  # the tenant, 3 keys, a webhook, a job, an upload, a teacher, a dataset; 3 more
 
 
 def test_a_key_that_is_revoked_or_over_opens_nothing(house: House) -> None:

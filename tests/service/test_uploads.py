@@ -462,7 +462,7 @@ def test_ranges_by_the_thousand_are_answered_soon(tmp_path: Path) -> None:
     address = f"/v1/jobs/{job_id}/artifacts/student/weights.safetensors/content"
     with client_of(make_app(tmp_path, ledger, artifacts)) as http:
         http.get(address)
-        for ranges in ("bytes=" + ",".join(f"{n}-" for n in range(10_000)), "bytes=0-,-0,0-0,5-1,-", "bytes=0-2"):
+        for ranges in ("bytes=" + ",".join(["0-"] * 10_000), "bytes=0-,-0,0-0,5-1,-", "bytes=0-2"):
             began = time.perf_counter()
             answer = http.get(address, headers={"Range": ranges})
             assert time.perf_counter() - began < 0.5
