@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from search.errors import StillhouseError
-from service.commands import changes, choices, here, host, jobs, operate
+from service.commands import changes, choices, here, host, jobs, operate, webhooks
 from service.terminal import Terminal
 
 
@@ -65,6 +65,7 @@ _PANELS = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel="Jobs")
 app.add_typer(operate.keys, name="keys", rich_help_panel="Servers")
 app.add_typer(operate.tenants, name="tenants", rich_help_panel="Servers")
 

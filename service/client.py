@@ -26,7 +26,8 @@ from pydantic import BaseModel
 
 from search.spec import JobSpec
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
-from service.schemas import CatalogEntry, Plan, Server, Usage
+from service.schemas import CatalogEntry, DeliveryDocument, NewWebhook, Plan, Server, Usage, WebhookDocument
+from service.store.ports import DeliveryState
 from service.takehome import placing, safe_name, student_file
 from service.wire import ApiError, Backoff, Damaged, JobFailed, ServerUnavailable, TimedOut, Unreachable, Wire, parsed
 from workers.ports import JobState
@@ -54,7 +55,7 @@ class Client:
         backoff: Backoff | None = None,
     ) -> None:
         self._wire = Wire(url, api_key, timeout=timeout, backoff=backoff)
-        self.jobs = Jobs(self._wire)
+        self.jobs, self.webhooks = Jobs(self._wire), Webhooks(self._wire)
 
     @property
     def url(self) -> str:
@@ -123,7 +124,7 @@ class Jobs:
     def list(self, *, state: JobState | str | None = None, page_size: int = 50) -> Iterator[JobDocument]:
         """All jobs, newest first; the next page is asked for when it is needed."""
         params = {"page_size": page_size} | ({"state": str(state)} if state else {})
-        return (_document(JobDocument, job) for job in self._paged("/v1/jobs", "jobs", params))
+        return (_document(JobDocument, job) for job in _paged(self._wire, "/v1/jobs", "jobs", params))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDocument:
         """
@@ -247,7 +248,7 @@ class Jobs:
 
     def trials(self, job_id: str) -> Sequence[TrialDocument]:
         """All trials, by number."""
-        trials = self._paged(_path(job_id, "trials"), "trials", {"page_size": 500})
+        trials = _paged(self._wire, _path(job_id, "trials"), "trials", {"page_size": 500})
         return [_document(TrialDocument, trial) for trial in trials]
 
     def artifacts(self, job_id: str) -> Sequence[ArtifactDocument]:
@@ -285,15 +286,6 @@ class Jobs:
                 before = written
         return [Path(out) / level / name for _, (level, name) in found]
 
-    def _paged(self, path: str, items: str, params: Mapping[str, Any]) -> Iterator[Any]:
-        token = ""
-        while True:
-            page = self._wire.get(path, params={**params, "page_token": token} if token else params)
-            yield from page[items]
-            token = page["next_page_token"]
-            if not token:
-                return
-
     def _fetch(self, job_id: str, file: ArtifactDocument, path: Path, before: int) -> Iterator[int]:
         """Bytes written so far, after each piece. Begins anew when the connection breaks."""
         attempt = 0
@@ -322,8 +314,70 @@ class Jobs:
             return
 
 
+class Webhooks:
+    """
+    Where the key's tenant is told of its jobs; for keys of scope `admin`. Every method that takes an id raises
+    `NotFound` for one that nobody has. What a receiver does with what it is sent is `service.signing.verify`.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def create(self, url: str, kinds: Sequence[str] | None = None, idempotency_key: str | None = None) -> NewWebhook:
+        """
+        Has the ends of jobs, or events of those `kinds`, told to `url`. The `secret` of the answer is shown this once.
+
+        Raises:
+            PermissionDenied: the server sends nothing to webhooks.
+            Invalid: nothing may be sent there.
+        """
+        body = {"url": url} | ({"kinds": list(kinds)} if kinds else {})
+        return _document(NewWebhook, self._wire.post("/v1/webhooks", body, key=idempotency_key or str(uuid.uuid4())))
+
+    def get(self, webhook_id: str) -> WebhookDocument:
+        return _document(WebhookDocument, self._wire.get(_hook(webhook_id)))
+
+    def list(self) -> Iterator[WebhookDocument]:
+        """All of them, newest first."""
+        return (_document(WebhookDocument, each) for each in _paged(self._wire, "/v1/webhooks", "webhooks", {}))
+
+    def delete(self, webhook_id: str) -> None:
+        """Nothing more is sent to it."""
+        self._wire.send("DELETE", _hook(webhook_id))
+
+    def test(self, webhook_id: str) -> DeliveryDocument:
+        """Sends a letter of kind `WEBHOOK_TEST`; `deliveries` says what became of it."""
+        return _document(DeliveryDocument, self._wire.post(f"{_hook(webhook_id)}:test"))
+
+    def deliveries(
+        self, webhook_id: str, *, state: DeliveryState | str | None = None, page_size: int = 50
+    ) -> Iterator[DeliveryDocument]:
+        """What was to be sent, newest first; the next page is asked for when it is needed."""
+        params = {"page_size": page_size} | ({"state": str(state)} if state else {})
+        found = _paged(self._wire, _hook(webhook_id, "deliveries"), "deliveries", params)
+        return (_document(DeliveryDocument, each) for each in found)
+
+    def replay(self, webhook_id: str, delivery_id: str) -> DeliveryDocument:
+        """Has a letter that was delivered or given up sent again."""
+        return _document(DeliveryDocument, self._wire.post(f"{_hook(webhook_id, 'deliveries', delivery_id)}:replay"))
+
+
 LAST = frozenset(f"JOB_{state}" for state in JobState if state.terminal)
 """Kinds of event after which a job has no more."""
+
+
+def _paged(wire: Wire, path: str, items: str, params: Mapping[str, Any]) -> Iterator[Any]:
+    token = ""
+    while True:
+        page = wire.get(path, params={**params, "page_token": token} if token else params)
+        yield from page[items]
+        token = page["next_page_token"]
+        if not token:
+            return
+
+
+def _hook(webhook_id: str, *parts: str) -> str:
+    return "/v1/webhooks/" + "/".join(quote(part, safe="") for part in (webhook_id, *parts))
 
 
 def _path(job_id: str, *parts: str) -> str:

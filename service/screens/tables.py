@@ -16,7 +16,7 @@ from search.budget import Budget, level_of
 from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
-from service.schemas import CatalogEntry, KeyDocument, Usage
+from service.schemas import CatalogEntry, DeliveryDocument, KeyDocument, Usage, WebhookDocument
 from service.screens.words import Signs, age, aims, duration, measure, merit, percent
 from workers.ports import JobState
 
@@ -174,6 +174,26 @@ def keys_table(keys: Iterable[KeyDocument]) -> RenderableType:
     for key in keys:
         ends = Text("revoked", "yellow") if key.revoked_at else Text(_day(key.expires_at) or "never")
         table.add_row(key.id, key.tenant, key.scope, key.name, _day(key.created_at), ends, _day(key.last_used_at))
+    return table
+
+
+def webhooks_table(webhooks: Iterable[WebhookDocument]) -> RenderableType:
+    table = _table("webhook", "to", "told of", "made", whole=("webhook",))
+    for webhook in webhooks:
+        kinds = Text(", ".join(webhook.kinds))
+        if webhook.disabled_at is not None:
+            kinds = Text("nothing more: its receiver is gone", "yellow")
+        table.add_row(webhook.id, webhook.url, kinds, _day(webhook.created_at))
+    return table
+
+
+def deliveries_table(deliveries: Iterable[DeliveryDocument]) -> RenderableType:
+    table = _table("delivery", "kind", "state", ">attempts", "next", "at the latest attempt", whole=("delivery",))
+    styles = {"WAITING": "", "DELIVERED": "green", "DEAD": "red"}
+    for each in deliveries:
+        state = Text(each.state.lower(), styles[each.state])
+        said = each.error or (str(each.status) if each.status else "")
+        table.add_row(each.id, each.kind, state, str(each.attempts), _day(each.next_at), said)
     return table
 
 

@@ -386,6 +386,12 @@ deliveries = Table(
         sqlite_where=column("next_at").is_not(None),
         postgresql_where=column("next_at").is_not(None),
     ),
+    Index(
+        "ix_deliveries_dead",
+        "dead_at",
+        sqlite_where=column("dead_at").is_not(None),
+        postgresql_where=column("dead_at").is_not(None),
+    ),
     Index("ix_deliveries_newest", "webhook_id", "created_at", "id"),
 )
 

@@ -39,6 +39,12 @@ def test_operations_on_jobs_are_called_as_in_the_client(name: str) -> None:
     assert f"jobs.{name}" in OPERATIONS
 
 
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("webhooks.")])
+def test_operations_on_webhooks_are_called_as_in_the_client(name: str) -> None:
+    with Client("http://localhost:1") as client:
+        assert callable(getattr(client.webhooks, name.removeprefix("webhooks.")))
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_operation_tells_its_errors(name: str) -> None:
     _, path, operation = OPERATIONS[name]

@@ -29,7 +29,7 @@ KEY = "a key of sufficient length"
 COMMANDS = [
     *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "pull"),
     *("cancel", "pause", "resume", "change", "retry", "clone", "delete"),
-    *("usage", "local", "serve", "api", "dispatcher", "migrate", "keys", "tenants", "version"),
+    *("usage", "local", "serve", "api", "dispatcher", "migrate", "keys", "tenants", "version", "webhooks"),
 ]
 
 pytestmark = pytest.mark.timeout(60)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,29 +15,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, update
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from search.spec import read_spec
 from service.app import create_app
+from service.cli import app as cli
+from service.client import Client
 from service.egress import SECONDS, Egress, Gate
 from service.postman import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, Postman, pause
 from service.schemas import WebhookRequest
 from service.settings import Settings, read_settings
-from service.signing import verify
+from service.signing import headers_of, new_secret, verify
 from service.store.engine import latest_revision, writing
 from service.store.outbox import AT_ONCE, KINDS, SqlOutbox
 from service.store.ports import Caller, Delivery, DeliveryState, Scope, TooManyWebhooks, Webhook
 from service.store.record import SqlRecord
 from service.store.tables import deliveries, in_seconds
 from service.store.webhooks import MOST
+from service.terminal import Exit
+from service.wire import Invalid, NotFound
 from tests.databases import OPERATOR, WholeLedger
 from tests.processes import context, send
-from tests.service.receiver import Receiver, answer, receiving, silence, wait_until
-from tests.service.served import client_of
+from tests.service.receiver import Receiver, answer, answers_at, free_port, receiving, silence, wait_until
+from tests.service.served import client_of, listening
 from tests.service.test_tenancy import Willing
 from workers.events import Kind
 from workers.memory import MemoryArtifacts
@@ -417,3 +427,99 @@ def test_a_letter_tells_nothing_to_another_tenant(sqlite: Engine) -> None:
     record.webhooks(OPERATOR).create("https://hooks.example.org/", ["JOB_QUEUED"])
     record.jobs(Caller("other", "test", Scope.ADMIN)).submit(SPEC)
     assert record.outbox().waiting == 0
+
+
+@pytest.fixture
+def url(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server whose webhooks may go to this machine."""
+    settings = Settings(
+        home=tmp_path,
+        api_key=KEY,
+        webhook_hosts=("127.0.0.1",),
+        webhook_insecure=True,  # type: ignore[arg-type]
+    )
+    app = create_app(settings, SqlRecord(sqlite), MemoryArtifacts(), Willing(), schema_version=latest_revision())
+    monkeypatch.setenv("STILLHOUSE_API_KEY", KEY)
+    with listening(app) as url:
+        monkeypatch.setenv("STILLHOUSE_URL", url)
+        yield url
+
+
+def test_from_python(url: str, sqlite: Engine) -> None:
+    with Client() as client, receiving() as receiver, postman(sqlite):
+        made = client.webhooks.create(receiver.url, ["JOB_QUEUED"])
+        assert made.secret.startswith("whsec_")
+        assert [found.id for found in client.webhooks.list()] == [made.id]
+        assert client.webhooks.get(made.id).kinds == ["JOB_QUEUED"]
+        job, _ = SqlRecord(sqlite).jobs(OPERATOR).submit(SPEC)
+        client.webhooks.test(made.id)
+        receiver.wait(2)
+        letters = [verify(body, headers, made.secret) for headers, body in receiver.letters]
+        assert {letter["type"]: letter["data"]["id"] for letter in letters} == {
+            "JOB_QUEUED": job.id,
+            "WEBHOOK_TEST": made.id,
+        }
+        wait_until(lambda: len(list(client.webhooks.deliveries(made.id, state="DELIVERED", page_size=1))) == 2)
+        assert client.webhooks.replay(made.id, receiver.ids[0]).id == receiver.ids[0]
+        receiver.wait(3)
+        assert receiver.ids[2] == receiver.ids[0]
+        client.webhooks.delete(made.id)
+        assert list(client.webhooks.list()) == []
+        with pytest.raises(NotFound):
+            client.webhooks.test(made.id)
+        with pytest.raises(Invalid, match="not among"):
+            client.webhooks.create("https://example.org/")
+
+
+def test_from_a_shell(url: str, sqlite: Engine) -> None:
+    def shell(*words: str) -> Any:
+        done = CliRunner().invoke(cli, ["webhooks", *words])
+        assert done.exit_code == 0, done.stderr
+        return done
+
+    secret = shell("create", "http://127.0.0.1:9/", "--kind", "JOB_QUEUED").stdout.strip()
+    assert secret.startswith("whsec_")
+    assert len(secret.split()) == 1, "the secret alone is data"
+    [webhook] = json.loads(shell("list", "--json").stdout)["webhooks"]
+    assert secret not in json.dumps(webhook)
+    assert webhook["id"] in shell("list").stdout
+    sent = json.loads(shell("test", webhook["id"], "--json").stdout)
+    outbox = SqlOutbox(sqlite)
+    [letter] = outbox.take(10, lease_seconds=1000)
+    outbox.give_up(letter, 404, "the receiver answered 404")
+    [dead] = json.loads(shell("deliveries", webhook["id"], "--state", "dead", "--json").stdout)["deliveries"]
+    assert (dead["id"], dead["state"]) == (sent["id"], "DEAD")
+    assert "the receiver answered 404" in shell("deliveries", webhook["id"]).stdout
+    assert json.loads(shell("replay", webhook["id"], dead["id"], "--json").stdout)["state"] == "WAITING"
+    assert "is deleted" in shell("delete", webhook["id"]).stdout
+    assert json.loads(shell("list", "--json").stdout) == {"webhooks": []}
+    missing = CliRunner().invoke(cli, ["webhooks", "delete", webhook["id"]])
+    assert missing.exit_code == Exit.NOT_FOUND
+
+
+def test_the_receiver_of_the_guide_takes_what_is_signed_and_nothing_else() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "webhooks.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    port, secret, body = free_port(), new_secret(), b'{"type": "JOB_SUCCEEDED", "data": {"id": "job_1"}}'
+    environment = {**os.environ, "WEBHOOK_SECRET": secret}
+    receiver = subprocess.Popen([sys.executable, "-c", program, str(port)], stdout=subprocess.PIPE, env=environment)
+    try:
+        wait_until(lambda: answers_at(port), 20)
+        address, at = f"http://127.0.0.1:{port}/", int(time.time())
+        good = headers_of("delivery_1", at, body, secret)
+        with httpx2.Client() as http:
+            answers = [
+                http.post(address, content=sent, headers=headers).status_code
+                for sent, headers in (
+                    (body, good),
+                    (body, good),
+                    (body + b" ", good),
+                    (body, headers_of("delivery_2", at, body, new_secret())),
+                    (body, headers_of("delivery_3", at - 400, body, secret)),
+                )
+            ]
+    finally:
+        receiver.terminate()
+        printed, _ = receiver.communicate()
+    assert answers == [204, 204, 401, 401, 401]
+    assert printed == b"JOB_SUCCEEDED job_1\n", "once, though it came twice"

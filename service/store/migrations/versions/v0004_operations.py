@@ -109,6 +109,8 @@ def upgrade() -> None:
     )
     due = sa.text("next_at IS NOT NULL")
     op.create_index("ix_deliveries_due", "deliveries", ["next_at"], sqlite_where=due, postgresql_where=due)
+    dead = sa.text("dead_at IS NOT NULL")
+    op.create_index("ix_deliveries_dead", "deliveries", ["dead_at"], sqlite_where=dead, postgresql_where=dead)
     op.create_index("ix_deliveries_newest", "deliveries", ["webhook_id", "created_at", "id"])
     op.create_table(
         "tallies",
