@@ -69,7 +69,9 @@ def test_everything_that_a_service_refers_to_exists() -> None:
     for name, service in COMPOSE["services"].items():
         assert set(service.get("secrets", ())) <= COMPOSE["secrets"].keys(), name
         assert set(service["networks"]) <= COMPOSE["networks"].keys(), name
-        assert {volume.partition(":")[0] for volume in service["volumes"]} <= COMPOSE["volumes"].keys(), name
+        for source in (volume.partition(":")[0] for volume in service["volumes"]):
+            ours = source.startswith("../")
+            assert (HOUSE / "docker" / source).exists() if ours else source in COMPOSE["volumes"], (name, source)
         for needed, condition in service.get("depends_on", {}).items():
             other = COMPOSE["services"][needed]
             if condition["condition"] == "service_healthy":
@@ -78,16 +80,33 @@ def test_everything_that_a_service_refers_to_exists() -> None:
                 assert other["restart"] == "no", needed
         files = re.findall(r"/run/secrets/(\w+)", str(service.get("environment", {})))
         assert set(files) <= set(service.get("secrets", ())), name
-    used = {secret for service in COMPOSE["services"].values() for secret in service["secrets"]}
+    used = {secret for service in COMPOSE["services"].values() for secret in service.get("secrets", ())}
     assert used == COMPOSE["secrets"].keys()
 
 
-def test_only_the_api_can_be_reached_and_only_from_this_machine() -> None:
+def test_only_the_api_and_the_dashboard_can_be_reached_and_only_from_this_machine() -> None:
     services = COMPOSE["services"]
     assert COMPOSE["networks"]["inside"]["internal"] is True
-    assert {name for name, service in services.items() if "ports" in service} == {"api"}
-    assert all(port.startswith("127.0.0.1:") for port in services["api"]["ports"])
-    assert all(service["networks"] == ["inside"] for name, service in services.items() if name != "api")
+    reached = {name for name, service in services.items() if "ports" in service}
+    assert reached == {"api", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for name in reached for port in services[name]["ports"])
+    assert all(service["networks"] == ["inside"] for name, service in services.items() if name not in reached)
+
+
+def test_figures_are_scraped_where_they_are_told() -> None:
+    port = int(COMPOSE["services"]["api"]["environment"]["STILLHOUSE_METRICS_PORT"])
+    scraped = yaml.safe_load((HOUSE / "deploy" / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
+    found = [place for job in scraped["scrape_configs"] for place in job["dns_sd_configs"]]
+    assert {name for place in found for name in place["names"]} == {"api", "dispatcher"} <= COMPOSE["services"].keys()
+    assert {place["port"] for place in found} == {port}
+    assert of("ConfigMap")["settings"]["data"]["STILLHOUSE_METRICS_PORT"] == str(port)
+    for name in ("api", "dispatcher"):
+        told = of("Deployment")[name]["spec"]["template"]["metadata"]["annotations"]
+        assert told == {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
+        (container,) = pods()[name]["containers"]
+        assert port in {exposed["containerPort"] for exposed in container["ports"]}
+    (rule,) = of("NetworkPolicy")["metrics"]["spec"]["ingress"]
+    assert [opened["port"] for opened in rule["ports"]] == [port]
 
 
 def test_secrets_are_files_that_git_does_not_see() -> None:
@@ -98,7 +117,7 @@ def test_secrets_are_files_that_git_does_not_see() -> None:
 
 def test_settings_can_be_made_of_what_compose_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in COMPOSE["services"]["api"]["environment"].items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, str(value))
     settings = Settings()
     assert not settings.embedded
     assert settings.api_key_file == Path("/run/secrets/api_key")
@@ -217,7 +236,8 @@ def test_the_api_can_be_found_probed_and_interrupted() -> None:
         assert selector.items() <= labels.items()
     (port,) = of("Service")["api"]["spec"]["ports"]
     assert port["targetPort"] in {exposed["name"] for exposed in container["ports"]}
-    assert {exposed["containerPort"] for exposed in container["ports"]} == {Settings.model_fields["port"].default}
+    served = {exposed["containerPort"] for exposed in container["ports"] if exposed["name"] == "http"}
+    assert served == {Settings.model_fields["port"].default}
 
 
 def test_the_network_is_closed_unless_opened() -> None:
