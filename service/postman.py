@@ -35,6 +35,9 @@ LEASE_SECONDS = SECONDS + 25.0
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 4 * 3600.0
 PATIENCE = 24 * 3600.0
 """Seconds after which a delivery is given up."""
+KEPT_SECONDS = 30 * 86_400.0
+"""That long it can be seen, and replayed, what has become of a delivery."""
+_TIDY_SECONDS = 3600.0
 _GONE = 410
 _AGENT = "Stillhouse-Webhooks/1"
 
@@ -53,6 +56,7 @@ class Postman:
         self._outbox, self._egress, self._lease, self._poll = outbox, egress, lease_seconds, poll_seconds
         self._under_way = Counter[str]()
         self._ended = anyio.Event()
+        self._next_tidy = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set and what is under way has ended."""
@@ -63,6 +67,7 @@ class Postman:
         try:
             async with anyio.create_task_group() as group:
                 while not stop.is_set():
+                    await self._tidy()
                     letters = await self._take()
                     for letter in letters:
                         self._under_way[letter.webhook_id] += 1
@@ -72,6 +77,18 @@ class Postman:
                             await self._ended.wait()
         finally:
             await egress.close()
+
+    async def _tidy(self) -> None:
+        """Now and then takes out what is old, a part at a time so that letters do not wait for it."""
+        if time.monotonic() < self._next_tidy:
+            return
+        try:
+            more = await anyio.to_thread.run_sync(self._outbox.forget, KEPT_SECONDS)
+        except StillhouseError as error:
+            logger.warning("old deliveries could not be taken out, trying again later: %s", error)
+            more = False
+        if not more:
+            self._next_tidy = time.monotonic() + _TIDY_SECONDS
 
     async def _take(self) -> Sequence[Letter]:
         self._ended = anyio.Event()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 from ulid import ULID
 
 from service.store.engine import reading, writing
@@ -25,7 +25,7 @@ TRIAL_KIND = "WEBHOOK_TEST"
 """Of a delivery that tells of nothing."""
 AT_ONCE = 4
 """Attempts at one webhook that may be under way in one sender, so that a slow receiver does not hold up the others."""
-_LOOKED_AT = 256
+_LOOKED_AT, _FORGOTTEN_AT_ONCE = 256, 1000
 
 
 def post(connection: Connection, job: Row[Any], seq: int, kind: str, at: datetime) -> None:
@@ -115,11 +115,23 @@ class SqlOutbox:
             _tell(connection, letter, next_at=None, dead_at=now(), status=status, error=error)
 
     def disable(self, letter: Letter, status: int, error: str) -> None:
+        this = webhooks.c.id == letter.webhook_id
         with writing(self._engine) as connection:
+            # First, as who deletes a webhook does: the other way round the two could wait for one another.
+            connection.execute(select(webhooks.c.id).where(this).with_for_update(key_share=True))
             if _tell(connection, letter, next_at=None, dead_at=now(), status=status, error=error):
-                this = webhooks.c.id == letter.webhook_id
                 connection.execute(update(webhooks).where(this, *live()).values(disabled_at=now()))
                 bury_waiting(connection, letter.webhook_id, error)
+
+    def forget(self, older_seconds: float) -> bool:
+        old = (deliveries.c.next_at.is_(None), deliveries.c.created_at < in_seconds(-older_seconds))
+        some = select(deliveries.c.id).where(*old).limit(_FORGOTTEN_AT_ONCE)
+        with reading(self._engine) as connection:
+            found = connection.execute(some).scalars().all()
+        if found:
+            with writing(self._engine) as connection:
+                connection.execute(delete(deliveries).where(deliveries.c.id.in_(found), *old))
+        return len(found) == _FORGOTTEN_AT_ONCE
 
 
 def _tell(connection: Connection, letter: Letter, **changes: Any) -> bool:

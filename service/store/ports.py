@@ -530,6 +530,10 @@ class Outbox(Protocol):
         """Gives up this and all that waits for the same webhook, and disables it."""
         ...
 
+    def forget(self, older_seconds: float) -> bool:
+        """Takes out, a part at a time, what is at its end and was put down before that; true when there may be more."""
+        ...
+
 
 class TooManyWebhooks(UserError):
     code = "TOO_MANY_WEBHOOKS"

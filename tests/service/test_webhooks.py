@@ -24,11 +24,12 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from search.spec import read_spec
+from service import serve
 from service.app import create_app
 from service.cli import app as cli
 from service.client import Client
 from service.egress import SECONDS, Egress, Gate
-from service.postman import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, Postman, pause
+from service.postman import FIRST_PAUSE, KEPT_SECONDS, LONGEST_PAUSE, PATIENCE, Postman, pause
 from service.schemas import WebhookRequest
 from service.settings import Settings, read_settings
 from service.signing import headers_of, new_secret, verify
@@ -232,6 +233,46 @@ def test_of_an_attempt_only_the_latest_is_believed(engine: Engine) -> None:
     assert ledger.webhooks.webhook(webhook.id).disabled_at is None
     outbox.delivered(second, 200)
     assert sent(ledger, webhook)[0].state is DeliveryState.DELIVERED
+
+
+def test_what_has_come_to_its_end_is_forgotten_after_a_month(engine: Engine) -> None:
+    ledger, outbox = WholeLedger(engine), SqlOutbox(engine)
+    webhook = ledger.webhooks.create("https://hooks.example.org/", ["JOB_QUEUED"])[0]
+    for _ in range(4):
+        ledger.submit(SPEC)
+    old, waiting, dead, young = outbox.take(10, lease_seconds=1000)
+    outbox.delivered(old, 200)
+    outbox.give_up(dead, 500, "")
+    outbox.delivered(young, 200)
+    with writing(engine) as connection:
+        ids = [old.id, waiting.id, dead.id]
+        long_ago = update(deliveries).where(deliveries.c.id.in_(ids)).values(created_at=in_seconds(-KEPT_SECONDS - 60))
+        connection.execute(long_ago)
+    with postman(engine):
+        wait_until(lambda: len(sent(ledger, webhook)) == 2)
+    assert {each.id for each in sent(ledger, webhook)} == {waiting.id, young.id}
+
+
+def test_a_server_has_a_postman_that_gets_up_again(
+    sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, stop = WholeLedger(sqlite), threading.Event()
+    monkeypatch.setattr(serve, "_GET_UP_SECONDS", 0.01)
+    take, falls = SqlOutbox.take, [RuntimeError("a mistake of ours")]
+
+    def stumbling(outbox: SqlOutbox, *place: Any, **options: Any) -> Any:
+        if falls:
+            raise falls.pop()
+        return take(outbox, *place, **options)
+
+    monkeypatch.setattr(SqlOutbox, "take", stumbling)
+    settings = Settings(home=tmp_path, webhook_hosts=("127.0.0.1",), webhook_insecure=True)
+    with receiving() as receiver, serve._sending(settings, SqlOutbox(sqlite), stop):
+        subscribed(ledger, receiver)
+        ledger.submit(SPEC)
+        receiver.wait(1)
+    assert stop.is_set()
+    assert falls == []
 
 
 def test_how_far_it_is_behind(engine: Engine) -> None:
