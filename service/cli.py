@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from search.errors import StillhouseError
-from service.commands import changes, choices, here, host, jobs, operate, webhooks
+from service.commands import changes, choices, here, holdings, host, jobs, operate, webhooks
 from service.terminal import Terminal
 
 
@@ -58,6 +58,7 @@ _PANELS = {
         changes.clone,
         changes.delete,
         jobs.usage,
+        holdings.upload,
         here.local,
     ),
     "Servers": (host.serve, host.api, host.dispatcher, host.migrate, here.version),
@@ -66,6 +67,9 @@ for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel="Jobs")
+app.add_typer(holdings.uploads, name="uploads", rich_help_panel="Jobs")
+app.add_typer(holdings.teachers, name="teachers", rich_help_panel="Jobs")
+app.add_typer(holdings.datasets, name="datasets", rich_help_panel="Jobs")
 app.add_typer(operate.keys, name="keys", rich_help_panel="Servers")
 app.add_typer(operate.tenants, name="tenants", rich_help_panel="Servers")
 

@@ -7,8 +7,12 @@ Stillhouse from Python:
     job = client.jobs.wait(job.id)
     client.jobs.pull(job.id, "student")
 
-Answers are the documents of `service.documents`; fields that a newer server adds are passed over. Errors are those of
-`service.wire`.
+    upload = client.uploads.send("teacher.safetensors")
+    teacher = client.teachers.create("pets", {"name": "small_resnet", "weights": upload.weights}, dataset)
+    client.jobs.create({"teacher": teacher.spec, "dataset": dataset, "budget": {"macs": "25%"}})
+
+Answers are the documents of `service.documents` and `service.holdings`; fields that a newer server adds are passed
+over. Errors are those of `service.wire`.
 """
 
 from __future__ import annotations
@@ -19,26 +23,33 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote
-
-from pydantic import BaseModel
 
 from search.spec import JobSpec
 from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
+from service.registers import CHECKING, Datasets, Teachers, Uploads
 from service.schemas import CatalogEntry, DeliveryDocument, NewWebhook, Plan, Server, Usage, WebhookDocument
 from service.store.ports import DeliveryState
 from service.takehome import placing, safe_name, student_file
-from service.wire import ApiError, Backoff, Damaged, JobFailed, ServerUnavailable, TimedOut, Unreachable, Wire, parsed
+from service.wire import (
+    ApiError,
+    Backoff,
+    Damaged,
+    JobFailed,
+    ServerUnavailable,
+    TimedOut,
+    Unreachable,
+    Wire,
+    document,
+    parsed,
+)
 from workers.ports import JobState
 
 Spec = JobSpec | Mapping[str, Any]
-D = TypeVar("D", bound=BaseModel)
 
 LONG_POLL = 20.0
 """Seconds that one request waits for a job to end."""
-CHECKING = 120.0
-"""Seconds for answers that need the server to build a teacher first."""
 SILENCE = 45.0
 """Seconds without a byte after which a stream counts as broken; the server sends a ping every 15."""
 
@@ -56,6 +67,7 @@ class Client:
     ) -> None:
         self._wire = Wire(url, api_key, timeout=timeout, backoff=backoff)
         self.jobs, self.webhooks = Jobs(self._wire), Webhooks(self._wire)
+        self.uploads, self.teachers, self.datasets = Uploads(self._wire), Teachers(self._wire), Datasets(self._wire)
 
     @property
     def url(self) -> str:
@@ -69,20 +81,20 @@ class Client:
             Invalid: the spec has mistakes, or its budget cannot be reached.
         """
         answer = self._wire.post("/v1/jobs", _body(spec), params={"validate_only": "true"}, timeout=CHECKING)
-        return _document(Plan, answer)
+        return document(Plan, answer)
 
     def catalog(self, kind: str) -> Sequence[CatalogEntry]:
         """Plugins of a kind: `teachers`, `datasets`, `distillers`, `strategies` or `costs`."""
         page = self._wire.get(f"/v1/catalog/{quote(kind, safe='')}", timeout=CHECKING)
-        return [_document(CatalogEntry, entry) for entry in page["entries"]]
+        return [document(CatalogEntry, entry) for entry in page["entries"]]
 
     def server(self) -> Server:
         """Version and limits of the server."""
-        return _document(Server, self._wire.get("/v1/server"))
+        return document(Server, self._wire.get("/v1/server"))
 
     def usage(self) -> Usage:
         """What the key's tenant uses, and what it may."""
-        return _document(Usage, self._wire.get("/v1/usage"))
+        return document(Usage, self._wire.get("/v1/usage"))
 
     def ready(self) -> bool:
         """Whether the server is there and takes jobs; asks once."""
@@ -116,15 +128,15 @@ class Jobs:
             KeyReused: the key came before with another spec.
         """
         key = idempotency_key or str(uuid.uuid4())
-        return _document(JobDocument, self._wire.post("/v1/jobs", _body(spec), key=key, timeout=CHECKING))
+        return document(JobDocument, self._wire.post("/v1/jobs", _body(spec), key=key, timeout=CHECKING))
 
     def get(self, job_id: str) -> JobDocument:
-        return _document(JobDocument, self._wire.get(_path(job_id)))
+        return document(JobDocument, self._wire.get(_path(job_id)))
 
     def list(self, *, state: JobState | str | None = None, page_size: int = 50) -> Iterator[JobDocument]:
         """All jobs, newest first; the next page is asked for when it is needed."""
         params = {"page_size": page_size} | ({"state": str(state)} if state else {})
-        return (_document(JobDocument, job) for job in _paged(self._wire, "/v1/jobs", "jobs", params))
+        return (document(JobDocument, job) for job in self._wire.paged("/v1/jobs", "jobs", params))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDocument:
         """
@@ -138,7 +150,7 @@ class Jobs:
         while True:
             left = LONG_POLL if deadline is None else min(LONG_POLL, max(0.0, deadline - time.monotonic()))
             answer = self._wire.get(_path(job_id), params={"wait": f"{left:.3f}"}, timeout=left + 30)
-            job = _document(JobDocument, answer)
+            job = document(JobDocument, answer)
             if job.state is JobState.SUCCEEDED:
                 return job
             if job.state.terminal:
@@ -165,7 +177,7 @@ class Jobs:
                     for found in arriving:
                         if not found.data:
                             continue
-                        event = _document(EventDocument, parsed(found.data))
+                        event = document(EventDocument, parsed(found.data))
                         if event.seq <= after:
                             continue
                         yield event
@@ -183,19 +195,19 @@ class Jobs:
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[EventDocument]:
         """Events on record after number `after`, at most `limit` (and never more than 500)."""
         page = self._wire.get(_path(job_id, "events"), params={"after": after, "limit": limit})
-        return [_document(EventDocument, event) for event in page["events"]]
+        return [document(EventDocument, event) for event in page["events"]]
 
     def cancel(self, job_id: str) -> JobDocument:
         """Asks for the job's end; a job that has ended stays as it is."""
-        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:cancel"))
+        return document(JobDocument, self._wire.post(f"{_path(job_id)}:cancel"))
 
     def pause(self, job_id: str) -> JobDocument:
         """Asks that nothing be done for the job until it is resumed. Raises `Conflict` when it has ended."""
-        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:pause"))
+        return document(JobDocument, self._wire.post(f"{_path(job_id)}:pause"))
 
     def resume(self, job_id: str) -> JobDocument:
         """Lets a paused job go on where it was. Raises `Conflict` when it has ended."""
-        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:resume"))
+        return document(JobDocument, self._wire.post(f"{_path(job_id)}:resume"))
 
     def update(
         self,
@@ -223,12 +235,12 @@ class Jobs:
         patch |= {"priority": priority} if priority is not None else {}
         headers = {"If-Match": f'"{revision}"'} if revision is not None else {}
         answer = self._wire.send("PATCH", _path(job_id), body=patch, headers=headers, timeout=CHECKING)
-        return _document(JobDocument, answer)
+        return document(JobDocument, answer)
 
     def retry(self, job_id: str, idempotency_key: str | None = None) -> JobDocument:
         """Submits a job that failed or was cancelled once more; the new one. Raises `Conflict` for any other job."""
         key = idempotency_key or str(uuid.uuid4())
-        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:retry", key=key, timeout=CHECKING))
+        return document(JobDocument, self._wire.post(f"{_path(job_id)}:retry", key=key, timeout=CHECKING))
 
     def clone(
         self, job_id: str, changes: Mapping[str, Any] | None = None, idempotency_key: str | None = None
@@ -240,7 +252,7 @@ class Jobs:
             Invalid: with those changes it is no job.
         """
         body, key = {"spec": dict(changes or {})}, idempotency_key or str(uuid.uuid4())
-        return _document(JobDocument, self._wire.post(f"{_path(job_id)}:clone", body, key=key, timeout=CHECKING))
+        return document(JobDocument, self._wire.post(f"{_path(job_id)}:clone", body, key=key, timeout=CHECKING))
 
     def delete(self, job_id: str) -> None:
         """Takes out a job that has ended, with its files. Raises `Conflict` while it goes on."""
@@ -248,12 +260,12 @@ class Jobs:
 
     def trials(self, job_id: str) -> Sequence[TrialDocument]:
         """All trials, by number."""
-        trials = _paged(self._wire, _path(job_id, "trials"), "trials", {"page_size": 500})
-        return [_document(TrialDocument, trial) for trial in trials]
+        trials = self._wire.paged(_path(job_id, "trials"), "trials", {"page_size": 500})
+        return [document(TrialDocument, trial) for trial in trials]
 
     def artifacts(self, job_id: str) -> Sequence[ArtifactDocument]:
         page = self._wire.get(_path(job_id, "artifacts"))
-        return [_document(ArtifactDocument, artifact) for artifact in page["artifacts"]]
+        return [document(ArtifactDocument, artifact) for artifact in page["artifacts"]]
 
     def pull(
         self, job_id: str, out: str | Path, *, on_bytes: Callable[[int, int], None] | None = None
@@ -332,14 +344,14 @@ class Webhooks:
             Invalid: nothing may be sent there.
         """
         body = {"url": url} | ({"kinds": list(kinds)} if kinds else {})
-        return _document(NewWebhook, self._wire.post("/v1/webhooks", body, key=idempotency_key or str(uuid.uuid4())))
+        return document(NewWebhook, self._wire.post("/v1/webhooks", body, key=idempotency_key or str(uuid.uuid4())))
 
     def get(self, webhook_id: str) -> WebhookDocument:
-        return _document(WebhookDocument, self._wire.get(_hook(webhook_id)))
+        return document(WebhookDocument, self._wire.get(_hook(webhook_id)))
 
     def list(self) -> Iterator[WebhookDocument]:
         """All of them, newest first."""
-        return (_document(WebhookDocument, each) for each in _paged(self._wire, "/v1/webhooks", "webhooks", {}))
+        return (document(WebhookDocument, each) for each in self._wire.paged("/v1/webhooks", "webhooks", {}))
 
     def delete(self, webhook_id: str) -> None:
         """Nothing more is sent to it."""
@@ -347,33 +359,23 @@ class Webhooks:
 
     def test(self, webhook_id: str) -> DeliveryDocument:
         """Sends a letter of kind `WEBHOOK_TEST`; `deliveries` says what became of it."""
-        return _document(DeliveryDocument, self._wire.post(f"{_hook(webhook_id)}:test"))
+        return document(DeliveryDocument, self._wire.post(f"{_hook(webhook_id)}:test"))
 
     def deliveries(
         self, webhook_id: str, *, state: DeliveryState | str | None = None, page_size: int = 50
     ) -> Iterator[DeliveryDocument]:
         """What was to be sent, newest first; the next page is asked for when it is needed."""
         params = {"page_size": page_size} | ({"state": str(state)} if state else {})
-        found = _paged(self._wire, _hook(webhook_id, "deliveries"), "deliveries", params)
-        return (_document(DeliveryDocument, each) for each in found)
+        found = self._wire.paged(_hook(webhook_id, "deliveries"), "deliveries", params)
+        return (document(DeliveryDocument, each) for each in found)
 
     def replay(self, webhook_id: str, delivery_id: str) -> DeliveryDocument:
         """Has a letter that was delivered or given up sent again."""
-        return _document(DeliveryDocument, self._wire.post(f"{_hook(webhook_id, 'deliveries', delivery_id)}:replay"))
+        return document(DeliveryDocument, self._wire.post(f"{_hook(webhook_id, 'deliveries', delivery_id)}:replay"))
 
 
 LAST = frozenset(f"JOB_{state}" for state in JobState if state.terminal)
 """Kinds of event after which a job has no more."""
-
-
-def _paged(wire: Wire, path: str, items: str, params: Mapping[str, Any]) -> Iterator[Any]:
-    token = ""
-    while True:
-        page = wire.get(path, params={**params, "page_token": token} if token else params)
-        yield from page[items]
-        token = page["next_page_token"]
-        if not token:
-            return
 
 
 def _hook(webhook_id: str, *parts: str) -> str:
@@ -386,11 +388,3 @@ def _path(job_id: str, *parts: str) -> str:
 
 def _body(spec: Spec) -> Any:
     return spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
-
-
-def _document(kind: type[D], data: object) -> D:
-    """A document from a server that may be newer than this client."""
-    try:
-        return kind.model_validate(data, extra="ignore")
-    except ValueError as error:
-        raise ApiError(f"the server's answer is not what this client understands: {error}") from None

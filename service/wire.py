@@ -25,16 +25,17 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
+from pydantic import BaseModel
 
 from search.errors import FieldError, StillhouseError
 from service import latchkey
@@ -43,6 +44,7 @@ from service.documents import JobDocument
 DEFAULT_URL = "http://127.0.0.1:8431"
 LONGEST_PAUSE = 120.0
 """Seconds; a server that asks for more in `Retry-After` is not waited for."""
+D = TypeVar("D", bound=BaseModel)
 _AGAIN = frozenset({408, 429, 502, 503, 504})
 
 
@@ -213,8 +215,10 @@ class Wire:
         params: Mapping[str, Any] | None = None,
         body: object = None,
         headers: Mapping[str, str] | None = None,
+        content: Callable[[], Iterator[bytes]] | None = None,
         timeout: float | None = None,
     ) -> Any:
+        """The decoded JSON answer. The body is `body` as JSON, or what `content` gives, anew for each attempt."""
         for attempt in range(self.backoff.retries + 1):
             last = attempt == self.backoff.retries
             try:
@@ -224,6 +228,7 @@ class Wire:
                     params=params,
                     headers=headers,
                     json=body,
+                    content=None if content is None else content(),
                     timeout=httpx2.USE_CLIENT_DEFAULT if timeout is None else timeout,
                 )
             except httpx2.TransportError as error:
@@ -238,6 +243,16 @@ class Wire:
                 raise refusal(response)
             time.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def paged(self, path: str, items: str, params: Mapping[str, Any]) -> Iterator[Any]:
+        """All items of a list; the next page is asked for when it is needed."""
+        token = ""
+        while True:
+            page = self.get(path, params={**params, "page_token": token} if token else params)
+            yield from page[items]
+            token = page["next_page_token"]
+            if not token:
+                return
 
     @contextmanager
     def download(self, path: str) -> Iterator[Iterator[bytes]]:
@@ -348,6 +363,14 @@ def _on_this_machine(host: str) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).split("\n")[0] or type(error).__name__
+
+
+def document(kind: type[D], data: object) -> D:
+    """A document from a server that may be newer than this client."""
+    try:
+        return kind.model_validate(data, extra="ignore")
+    except ValueError as error:
+        raise ApiError(f"the server's answer is not what this client understands: {error}") from None
 
 
 def parsed(data: str) -> Any:

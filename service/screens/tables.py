@@ -30,7 +30,7 @@ _STATES = {
 
 def jobs_table(jobs: Iterable[JobDocument], *, now: datetime) -> RenderableType:
     """Ids are never folded: they are there to be copied."""
-    table = _table("job", "state", "what", ">student", ">age", whole=("job", "state", "student", "age"), gap=2)
+    table = listing("job", "state", "what", ">student", ">age", whole=("job", "state", "student", "age"), gap=2)
     for job in jobs:
         table.add_row(
             job.id,
@@ -103,7 +103,7 @@ def trials_table(
     # Without a teacher all are 0, and nobody is near to anything.
     near = not any(trial.scores for trial in trials) or any(score.kl for trial in trials for score in trial.scores)
     columns = [">trial", *([">level"] if budgets else []), "state", ">rungs", ">accuracy", *([">kl"] if near else [])]
-    table = _table(*columns, *(f">{metric}" for metric in metrics), *(["reason"] if failed else []))
+    table = listing(*columns, *(f">{metric}" for metric in metrics), *(["reason"] if failed else []))
     for trial in trials:
         score = trial.scores[-1] if trial.scores else None
         costs = [
@@ -143,7 +143,7 @@ def pareto(trials: Iterable[TrialDocument], metric: str) -> list[TrialDocument]:
 
 
 def catalog_table(entries: Iterable[CatalogEntry]) -> RenderableType:
-    table = _table("name", "what it is", "options and their defaults")
+    table = listing("name", "what it is", "options and their defaults")
     for entry in entries:
         properties = entry.options.get("properties", {})
         options = [_option(name, schema) for name, schema in properties.items()]
@@ -170,30 +170,30 @@ def mistakes(errors: Iterable[FieldError], signs: Signs) -> RenderableType:
 
 
 def keys_table(keys: Iterable[KeyDocument]) -> RenderableType:
-    table = _table("key", "tenant", "scope", "name", "made", "expires", "last used", whole=("key", "expires"))
+    table = listing("key", "tenant", "scope", "name", "made", "expires", "last used", whole=("key", "expires"))
     for key in keys:
-        ends = Text("revoked", "yellow") if key.revoked_at else Text(_day(key.expires_at) or "never")
-        table.add_row(key.id, key.tenant, key.scope, key.name, _day(key.created_at), ends, _day(key.last_used_at))
+        ends = Text("revoked", "yellow") if key.revoked_at else Text(day(key.expires_at) or "never")
+        table.add_row(key.id, key.tenant, key.scope, key.name, day(key.created_at), ends, day(key.last_used_at))
     return table
 
 
 def webhooks_table(webhooks: Iterable[WebhookDocument]) -> RenderableType:
-    table = _table("webhook", "to", "told of", "made", whole=("webhook",))
+    table = listing("webhook", "to", "told of", "made", whole=("webhook",))
     for webhook in webhooks:
         kinds = Text(", ".join(webhook.kinds))
         if webhook.disabled_at is not None:
             kinds = Text("nothing more: its receiver is gone", "yellow")
-        table.add_row(webhook.id, webhook.url, kinds, _day(webhook.created_at))
+        table.add_row(webhook.id, webhook.url, kinds, day(webhook.created_at))
     return table
 
 
 def deliveries_table(deliveries: Iterable[DeliveryDocument]) -> RenderableType:
-    table = _table("delivery", "kind", "state", ">attempts", "next", "at the latest attempt", whole=("delivery",))
+    table = listing("delivery", "kind", "state", ">attempts", "next", "at the latest attempt", whole=("delivery",))
     styles = {"WAITING": "", "DELIVERED": "green", "DEAD": "red"}
     for each in deliveries:
         state = Text(each.state.lower(), styles[each.state])
         said = each.error or (str(each.status) if each.status else "")
-        table.add_row(each.id, each.kind, state, str(each.attempts), _day(each.next_at), said)
+        table.add_row(each.id, each.kind, state, str(each.attempts), day(each.next_at), said)
     return table
 
 
@@ -201,7 +201,7 @@ def tenants_table(tenants: Iterable[Usage]) -> RenderableType:
     """Used / allowed; nothing is said where there is no limit."""
     found = list(tenants)
     quotas = list(found[0].quotas) if found else []
-    table = _table("tenant", *(f">{quota.replace('_', ' ')}" for quota in quotas), whole=("tenant",))
+    table = listing("tenant", *(f">{quota.replace('_', ' ')}" for quota in quotas), whole=("tenant",))
     for tenant in found:
         told = (
             f"{use.used:,.0f}" + (f" / {use.limit:,}" if use.limit is not None else "")
@@ -211,11 +211,11 @@ def tenants_table(tenants: Iterable[Usage]) -> RenderableType:
     return table
 
 
-def _day(moment: datetime | None) -> str:
+def day(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _table(*columns: str, whole: Sequence[str] = (), gap: int = 3) -> Table:
+def listing(*columns: str, whole: Sequence[str] = (), gap: int = 3) -> Table:
     """A column whose name begins with `>` is set to the right; those in `whole` are never folded."""
     table = Table(box=None, padding=(0, gap, 0, 0), header_style="dim")
     for column in columns:

@@ -88,7 +88,7 @@ def serving(replies: Sequence[Reply] | Callable[[Asked], Reply], **options: Any)
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_PUT = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             """Silent."""
