@@ -278,7 +278,7 @@ def test_a_large_body_is_refused_before_it_is_read_in_full(client: TestClient, c
         ("GET", "/v1/jobs/nope/artifacts", 404, None),
         ("GET", "/problems/nope", 404, None),
         ("PUT", "/v1/jobs", 405, "GET, POST"),
-        ("DELETE", "/v1/jobs/x", 405, "GET"),
+        ("PUT", "/v1/jobs/x", 405, "DELETE, GET, PATCH"),
         ("HEAD", "/healthz", 405, "GET"),
         ("POST", "/readyz", 405, "GET"),
         ("GET", "/v1/jobs?page_size=0", 422, None),
