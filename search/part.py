@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -21,11 +22,41 @@ class Part(BaseModel):
 
 
 def read_part(model: type[P], document: object) -> P:
-    """Any part from a decoded document; raises `InvalidSpec` with one `FieldError` for every mistake."""
+    """
+    Any part from a decoded document; raises `InvalidSpec` with one `FieldError` for every mistake. Nothing is taken for
+    what it is not: neither "5" nor true for a number, nor 1 for true.
+    """
     try:
-        return model.model_validate(document)
+        part = model.model_validate(document)
     except ValidationError as error:
         raise InvalidSpec(field_errors(model, error.errors(include_url=False))) from None
+    taken = list(_taken_for_another(document, part.model_dump(mode="json")))
+    if taken:
+        raise InvalidSpec(taken)
+    return part
+
+
+def _taken_for_another(written: object, read: object, pointer: str = "") -> Iterator[FieldError]:
+    """pydantic's strict mode would do, but that it takes no list for a tuple where a validator has looked before it."""
+    match written, read:
+        case Mapping(), Mapping():
+            for name in written.keys() & read.keys():
+                step = str(name).replace("~", "~0").replace("/", "~1")
+                yield from _taken_for_another(written[name], read[name], f"{pointer}/{step}")
+        case ((list() | tuple()), list()) if len(written) == len(read):
+            for place, (one, other) in enumerate(zip(written, read, strict=True)):
+                yield from _taken_for_another(one, other, f"{pointer}/{place}")
+        case ((str() | bool() | int() | float()), (bool() | int() | float())) if _kind(written) is not _kind(read):
+            wanted = "true or false" if isinstance(read, bool) else "a number"
+            yield FieldError(pointer, "INVALID_VALUE", f"must be {wanted}, not {_shown(written)}")
+
+
+def _kind(value: object) -> type:
+    return next(kind for kind in (bool, str, float) if isinstance(value, kind) or kind is float)
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)[:64]
 
 
 def field_errors(model: type[BaseModel], errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:

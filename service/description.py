@@ -105,9 +105,12 @@ def spec_body(example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def patch_body(example: dict[str, Any], description: str, *, required: bool = True) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads a merge patch (RFC 7396)."""
-    content = {"schema": {"type": "object"}, "example": shown(example)}
+def patch_body(
+    schema: dict[str, Any], example: dict[str, Any], description: str, *, required: bool = True
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads a merge patch (RFC 7396) of objects with the properties of `schema`."""
+    closed = {"type": "object", "additionalProperties": False, "properties": schema}
+    content = {"schema": closed, "example": shown(example)}
     return {
         "requestBody": {
             "required": required,
@@ -155,6 +158,8 @@ def _finish(operation: dict[str, Any]) -> None:
     for requirement in operation.get("security", ()):
         for scheme, scopes in requirement.items():
             requirement[scheme] = [max(scopes, key=list(Scope).index)]  # the widest asked for covers the others
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
     answers = operation["responses"]
     if MEDIA_TYPE not in answers.get("422", {}).get("content", {MEDIA_TYPE: {}}):
         del answers["422"]  # FastAPI adds its own wherever there is a parameter, even one that takes everything
@@ -162,6 +167,14 @@ def _finish(operation: dict[str, Any]) -> None:
         for content in body.get("content", {}).values():
             if "example" in content:
                 content["example"] = json.loads(content["example"])
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of a parameter that may be left out, what it is when it is there: no header or query says null."""
+    match schema.get("anyOf"):
+        case [dict() as kind, {"type": "null"}]:
+            return kind | {name: value for name, value in schema.items() if name != "anyOf"}
+    return schema
 
 
 def _schemas(model: type[BaseModel], *, mode: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ exception: that goes to the log, under the request id which the answer bears as 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -316,7 +317,8 @@ def on_http_exception(request: Request, error: HTTPException) -> JSONResponse:
         case 404:
             detail = f"There is nothing at {path[:256]}; GET /openapi.json describes what there is."
         case 405:
-            headers["Allow"] = ", ".join(_methods(request))  # the framework names those of one route only
+            # The framework names those of one route only.
+            headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET")
             detail = f"{request.method} is not offered at {path[:256]}; {headers['Allow']} is."
         case _:
             detail = f"{KINDS[code].title}. {KINDS[code].remedy}"
@@ -325,13 +327,19 @@ def on_http_exception(request: Request, error: HTTPException) -> JSONResponse:
 
 def _methods(request: Request) -> list[str]:
     """What is offered at the path of a request, as the OpenAPI document of this very server says."""
-    offered = {
-        method.upper()
-        for path, operations in request.app.openapi()["paths"].items()
-        if compile_path(path)[0].match(request.url.path)
-        for method in operations
-    }
-    return sorted(offered)
+    paths = request.app.openapi()["paths"]
+    found = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    # An id could hold a colon for all that `/jobs/{id}` knows, but `/jobs/{id}:cancel` says more of the path.
+    best = max(found, key=_literal, default="")
+    return sorted(method.upper() for method in paths.get(best, ()))
+
+
+def _literal(path: str) -> int:
+    """How many characters of a path are given."""
+    return len(_PARAMETER.sub("", path))
+
+
+_PARAMETER = re.compile(r"\{[^}]*\}")
 
 
 def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -35,6 +35,22 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[may_read, may
 _ON_A_JOB = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE", "STORAGE_FULL")
 _CLONED = {"spec": {"budget": {"macs": "15%"}, "search": {"trials": 48}}}
 _CHANGED = {"labels": {"team": "vision"}, "priority": 5, "spec": {"search": {"trials": 48}}}
+_PATCHED = {
+    "labels": {"type": "object", "additionalProperties": {"type": ["string", "null"], "maxLength": 256}},
+    "priority": {"type": "integer", "minimum": -1000, "maximum": 1000},
+    "spec": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "budget": {"type": "object"},
+            "search": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {"trials": {"type": "integer", "minimum": 1, "maximum": 100_000}},
+            },
+        },
+    },
+}
 _TAG = re.compile(r'"([0-9]{1,9})"')
 
 IfMatch = Annotated[
@@ -81,7 +97,9 @@ def resume(job_id: JobId, jobs: JobsDep, response: Response) -> JobDocument:
         "OUTDATED",
         example=QUEUED_JOB,
     ),
-    openapi_extra=patch_body(_CHANGED, "Of the job `labels`, `priority`, `spec.budget` and `spec.search.trials`"),
+    openapi_extra=patch_body(
+        _PATCHED, _CHANGED, "Of the job `labels`, `priority`, `spec.budget` and `spec.search.trials`"
+    ),
 )
 async def update(
     job_id: JobId,
@@ -132,7 +150,9 @@ async def retry(job_id: JobId, key: IdempotencyKey, jobs: JobsDep, asking: Askin
     status_code=201,
     response_model=JobDocument,
     responses=MADE,
-    openapi_extra=patch_body(_CLONED, 'What is to be different, as a merge patch: `{"spec": {...}}`', required=False),
+    openapi_extra=patch_body(
+        {"spec": {"type": "object"}}, _CLONED, "What is to be different, as a merge patch of the job", required=False
+    ),
 )
 async def clone(job_id: JobId, patch: OptionalPatch, key: IdempotencyKey, jobs: JobsDep, asking: AskingDep) -> Response:
     """Submit a job like this one, with the differences that the body names; without a body, the same once more."""

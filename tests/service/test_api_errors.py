@@ -376,3 +376,22 @@ def test_every_kind_of_problem_has_its_page_and_a_remedy(client: TestClient) -> 
             "retryable": kind.status in (408, 429, 503),
         }
         assert kind.remedy
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("priority", "5", 'a number, not "5"'),
+        ("priority", False, "a number, not false"),
+        ("search", {"rungs": [10, "20"]}, 'a number, not "20"'),
+        ("search", {"deterministic": 1}, "true or false, not 1"),
+        ("search", {"training": {"learning_rate": "0.1"}}, 'a number, not "0.1"'),
+        ("export", {"onnx": "yes"}, 'true or false, not "yes"'),
+    ],
+)
+def test_nothing_is_taken_for_what_it_is_not(client: TestClient, field: str, value: Any, wanted: str) -> None:
+    answer = client.post("/v1/jobs", json=SPEC | {field: value})
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_SPEC")
+    [found] = answer.json()["errors"]
+    assert found["message"] == f"must be {wanted}"
+    assert found["pointer"].startswith(f"/{field}")
