@@ -212,6 +212,49 @@ def test_only_bytes_as_they_are_are_taken(one: Door, headers: dict[str, str]) ->
     assert refused(one.send(one.declare(content), content, **headers)) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
+UP = [
+    "../",
+    "..%2f",
+    "%2e%2e/",
+    "%2e%2e%2f",
+    "..%252f",
+    "%252e%252e%252f",
+    "..\\",
+    "..%5c",
+    "..%c0%af",
+    "..%ef%bc%8f",
+    "..;/",
+]
+WAYS = [way * count + "etc/passwd" for way in UP for count in (1, 3, 8)]
+WAYS += ["/etc/passwd", "//etc/passwd", "file:///etc/passwd", "%00", "a%00.safetensors", ".", "..", "%2e", "~", "$HOME"]
+WAYS += [
+    f"{NOBODYS}%2f..%2f..",
+    f"{NOBODYS}/../../keys",
+    f"{NOBODYS}%23",
+    f"{NOBODYS}%3f",
+    f"{NOBODYS}%0a",
+    NOBODYS.upper(),
+]
+
+
+@pytest.mark.parametrize("kind", ["uploads", "teachers", "datasets"])
+def test_no_way_out_leads_through_an_id(one: Door, kind: str) -> None:
+    content = good()
+    upload_id = one.uploaded(content)
+    before = one.files()
+    answers = []
+    for way in WAYS:
+        answers += [one.http.request(method, f"/v1/{kind}/{way}") for method in ("GET", "DELETE")]
+        answers.append(one.http.put(f"/v1/{kind}/{way}/content", content=content, headers=one.headers))
+        answers.append(one.http.get(f"/v1/{kind}/{way}/report"))
+    told = {answer.status_code for answer in answers if answer.status_code != 200}
+    assert told <= {404, 405}, "each is no id, or no route"
+    led = {answer.url.path for answer in answers if answer.status_code == 200}
+    assert led <= {"/v1/keys", f"/v1/{kind}"}, "which the client itself makes of dots"
+    assert one.files() == before == [f"{upload_id}.json", f"{upload_id}.safetensors"]
+    assert len(WAYS) * 12 > 500
+
+
 def test_other_bodies_stay_small(one: Door) -> None:
     large = b" " * (256 * 1024 + 1)
     for method, path in (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
+from search.errors import UserError
 from search.files import Files
 from search.recipe import prepare
 from search.spec import read_spec
@@ -14,6 +16,7 @@ from tests.workers.small_job import small_spec
 from workers.artifacts import FolderArtifacts
 from workers.results import TeacherResult
 from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
+from workers.uploads import Uploaded
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -59,6 +62,25 @@ def test_a_long_epoch_shows_life(tmp_path: Path) -> None:
 
 def test_another_recipe_is_another_teacher(tmp_path: Path) -> None:
     assert taught(lesson(tmp_path, 1))[1].key != taught(lesson(tmp_path, 2))[1].key
+
+
+def test_weights_that_were_uploaded_are_taught_from_on_any_machine(tmp_path: Path) -> None:
+    """The lesson goes to a worker as bytes; its cache there is empty, and the artifacts are what both know."""
+    artifacts, upload_id = FolderArtifacts(tmp_path / "artifacts"), f"upl_{'0' * 26}"
+    document = small_spec().model_dump(mode="json")
+    network = prepare(small_spec(), Files(tmp_path / "cache")).build_teacher()
+    uploaded = Uploaded(artifacts)
+    uploaded.keep(upload_id, [save_weights(network)], lambda _: None)
+    document["teacher"]["weights"] = f"upload:{upload_id}"
+    given = Lesson(document, Files(tmp_path / "elsewhere", (), uploaded), artifacts, "cpu")
+    sent: Lesson = pickle.loads(pickle.dumps(given))  # noqa: S301 - our own bytes
+    epochs, result = taught(sent)
+    assert epochs == []
+    assert result.source == "weights"
+    assert artifacts.get(result.weights) == save_weights(network)
+    uploaded.delete(upload_id)
+    with pytest.raises(UserError, match="no complete upload"):
+        list(teach(given))
 
 
 def test_without_epochs_there_is_no_teacher(tmp_path: Path) -> None:
