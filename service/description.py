@@ -22,7 +22,7 @@ from service.store.ports import Scope
 
 _REF = "#/components/schemas/{model}"
 _ALWAYS = ("MALFORMED_REQUEST", "UNKNOWN_HOST", "FOREIGN_ORIGIN", "INTERNAL")
-_GUARDED = ("UNAUTHENTICATED", "FORBIDDEN", "RATE_LIMITED", "IDENTITY_UNAVAILABLE", "STORE_UNAVAILABLE")
+_GUARDED = ("UNAUTHENTICATED", "FORBIDDEN", "RATE_LIMITED", "BUSY", "IDENTITY_UNAVAILABLE", "STORE_UNAVAILABLE")
 """Of operations that ask for a key: it is looked up, and may be asked too often."""
 _WAITING = {
     name: {"description": told, "schema": {"type": "string"}}

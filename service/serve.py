@@ -33,7 +33,7 @@ from service.store.outbox import SqlOutbox
 from service.store.ports import DEFAULT, Caller, Scope
 from service.store.record import SqlRecord
 from service.traces import open_traces
-from service.turnstile import HEAD_BYTES, Connection
+from service.turnstile import CONNECTIONS, HEAD_BYTES, Connection
 from workers.artifacts import FolderArtifacts
 from workers.dispatcher import Dispatcher
 
@@ -44,7 +44,6 @@ GRACE_SECONDS = 20
 UNREAD_SECONDS = 60
 """A connection whose client takes nothing of what was sent to it for so long is closed, and what it held is freed."""
 _GET_UP_SECONDS = 5.0
-_CONNECTIONS = 512
 
 OnReady = Callable[[str], None]
 OnKey = Callable[[str], None]
@@ -234,9 +233,9 @@ def _answer_requests(
             server.run(sockets=[listener])
 
 
-def listening_to(app: FastAPI, request_seconds: float) -> uvicorn.Config:
-    """How connections are answered."""
-    connection: Any = partial(Connection, head_seconds=request_seconds)
+def listening_to(app: FastAPI, request_seconds: float, connections: int = CONNECTIONS) -> uvicorn.Config:
+    """How connections are answered, and how many are kept."""
+    connection: Any = partial(Connection, head_seconds=request_seconds, most=connections)
     return uvicorn.Config(
         app,
         http=connection,
@@ -245,7 +244,6 @@ def listening_to(app: FastAPI, request_seconds: float) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,

@@ -19,6 +19,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.problems import MEDIA_TYPE, Refusal, problem, response
 
 HEAD_BYTES = 32 * 1024
+CONNECTIONS, REQUESTS = 512, 480
+"""Of one process at a time. Fewer are answered than kept, so that who is one too many can be told so."""
 _ONCE = ("authorization", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding")
 """Headers of which a second one could be read by somebody else on the way as the one that counts."""
 _BYTES_A_SECOND = 16 * 1024
@@ -28,10 +30,14 @@ _LINES, _BYTES_A_LINE = 2000, 8
 
 
 class Turnstile:
-    """Refuses heads that can be read in two ways or are too large, and bodies that do not come within `seconds`."""
+    """
+    Refuses heads that can be read in two ways or are too large, bodies that do not come within `seconds`, and more than
+    `most` requests at a time; whether the process lives may be asked nevertheless.
+    """
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        self._app, self._seconds = app, seconds
+    def __init__(self, app: ASGIApp, seconds: float, most: int = REQUESTS) -> None:
+        self._app, self._seconds, self._most = app, seconds, most
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,7 +47,15 @@ class Turnstile:
             refused = problem("MALFORMED_REQUEST", fault, scope["state"]["request_id"])
             await response(refused, {"Connection": "close"})(scope, receive, send)
             return
-        await self._app(scope, _Patience(receive, self._seconds), send)
+        if self._under_way >= self._most and scope["path"] != "/healthz":
+            detail = "As many requests are under way as this server takes at a time; try again a little later."
+            await response(problem("BUSY", detail, scope["state"]["request_id"]))(scope, receive, send)
+            return
+        self._under_way += 1
+        try:
+            await self._app(scope, _Patience(receive, self._seconds), send)
+        finally:
+            self._under_way -= 1
 
 
 def _fault(scope: Scope) -> str:
@@ -92,18 +106,22 @@ class _Patience:
 class Connection(H11Protocol):
     """
     A connection that is closed when the head of a request has not come whole within `head_seconds`, or when a body
-    comes in crumbs. What is no HTTP is answered with a problem document too.
+    comes in crumbs. When there are more than `most`, the oldest of those goes on which nothing is being answered, so
+    nobody is kept out by others' silence. What is no HTTP is answered with a problem document too.
     """
 
-    def __init__(self, *args: Any, head_seconds: float, **named: Any) -> None:
+    def __init__(self, *args: Any, head_seconds: float, most: int = CONNECTIONS, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._head_seconds = head_seconds
+        self._head_seconds, self._most = head_seconds, most
+        self._since = self.loop.time()
         self._waiting: asyncio.TimerHandle | None = None
         self._bytes = self._lines = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
+        if len(self.connections) > self._most:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._go_on()
@@ -141,6 +159,16 @@ class Connection(H11Protocol):
             return False
         self._bytes, self._lines = self._bytes + len(data), self._lines + data.count(b"\r\n")
         return self._lines > _LINES + self._bytes // _BYTES_A_LINE
+
+    @property
+    def _silent(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _make_room(self) -> None:
+        silent = [other for other in self.connections if isinstance(other, Connection) and other._silent]
+        oldest = min(silent, key=lambda other: other._since)  # this one is among them
+        self.connections.discard(oldest)
+        oldest.transport.abort()
 
     def _wait(self) -> None:
         self._bytes = self._lines = 0

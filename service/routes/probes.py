@@ -27,7 +27,7 @@ async def health() -> Health:
 @open_to_all.get(
     "/readyz",
     operation_id="readiness",
-    responses=answers("NOT_READY", "STORE_UNAVAILABLE", example={"status": "ready", "schema_version": "0004"}),
+    responses=answers("BUSY", "NOT_READY", "STORE_UNAVAILABLE", example={"status": "ready", "schema_version": "0004"}),
 )
 def readiness(request: Request, record: RecordDep) -> Readiness:
     """Whether requests should be sent here: the record answers, and the server is not about to end."""
@@ -111,6 +111,7 @@ def metrics(request: Request) -> Response:
     operation_id="problem",
     responses=answers(
         "NOT_FOUND",
+        "BUSY",
         example={
             "code": "NOT_FOUND",
             "status": 404,

@@ -25,6 +25,7 @@ from service.serve import listening_to
 from service.settings import Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
 from service.store.ports import Account, Backlog, Caller, Connections, Figures, Jobs, Spread, Tally, Views, Webhooks
+from service.turnstile import CONNECTIONS
 from tests.service.views import MemoryViews
 from workers.memory import MemoryArtifacts, MemoryLedger
 from workers.ports import Claim, JobState, Phase
@@ -197,10 +198,10 @@ def digest(data: bytes) -> str:
 
 
 @contextmanager
-def listening(app: FastAPI, listener: socket.socket | None = None) -> Iterator[str]:
+def listening(app: FastAPI, listener: socket.socket | None = None, connections: int = CONNECTIONS) -> Iterator[str]:
     """The app behind a real server in a thread of this process; its address."""
     with listener or socket.create_server(("127.0.0.1", 0)) as listener:
-        config = listening_to(app, app.state.settings.request_seconds)
+        config = listening_to(app, app.state.settings.request_seconds, connections)
         config.timeout_graceful_shutdown = 2
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))

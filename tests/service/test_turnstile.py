@@ -13,8 +13,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 
-from tests.service.served import SPEC, listening, make_app
+from service.door import Door
+from service.turnstile import Turnstile
+from tests.service.served import HERE, SPEC, listening, make_app
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -255,6 +258,27 @@ def test_two_hundred_idle_sockets_keep_nobody_waiting(url: str) -> None:
         line.settimeout(5)
         assert line.recv(1) == b"", "and in time they are dropped"
         assert time.monotonic() < deadline
+
+
+def test_silence_keeps_nobody_out(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    with listening(app, connections=12) as url, ExitStack() as held, httpx2.Client(base_url=url) as http:
+        job = http.post("/v1/jobs", json=SPEC).json()["id"]
+        waiting = held.enter_context(connected(url))
+        waiting.sendall(request(line=f"GET /v1/jobs/{job}?wait=1 HTTP/1.1"))
+        time.sleep(0.2)
+        silent = [held.enter_context(connected(url)) for _ in range(60)]
+        assert http.get("/v1/server").status_code == 200
+        assert silent[0].recv(1) == b"", "the oldest had to go"
+        assert waiting.recv(12) == b"HTTP/1.1 200", "the one that waits for its answer did not"
+
+
+def test_more_requests_than_can_be_answered_are_told_to_come_back(tmp_path: Path) -> None:
+    app = Turnstile(make_app(tmp_path), seconds=1, most=0)
+    door = TestClient(Door(app, observe=lambda *_: None), base_url=HERE)
+    answer = door.get("/v1/jobs")
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "BUSY", "2")
+    assert door.get("/healthz").status_code == 200
 
 
 def test_a_home_is_not_left_in_the_answers(url: str, tmp_path: Path) -> None:
