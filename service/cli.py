@@ -49,6 +49,7 @@ _PANELS = {
         jobs.show,
         jobs.trials,
         jobs.events,
+        jobs.logs,
         jobs.pull,
         jobs.cancel,
         changes.pause,

@@ -27,11 +27,13 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from search.spec import JobSpec
-from service.documents import ArtifactDocument, EventDocument, JobDocument, TrialDocument
+from service.documents import ArtifactDocument, EventDocument, JobDocument, LogLine, TrialDocument
+from service.pictures import CurveDocument, ParetoDocument, SensitivityDocument
 from service.registers import CHECKING, Datasets, Teachers, Uploads
 from service.schemas import CatalogEntry, DeliveryDocument, NewWebhook, Plan, Server, Usage, WebhookDocument
 from service.store.ports import DeliveryState
 from service.takehome import placing, safe_name, student_file
+from service.timeline import TimelineDocument
 from service.wire import (
     ApiError,
     Backoff,
@@ -133,9 +135,22 @@ class Jobs:
     def get(self, job_id: str) -> JobDocument:
         return document(JobDocument, self._wire.get(_path(job_id)))
 
-    def list(self, *, state: JobState | str | None = None, page_size: int = 50) -> Iterator[JobDocument]:
-        """All jobs, newest first; the next page is asked for when it is needed."""
-        params = {"page_size": page_size} | ({"state": str(state)} if state else {})
+    def list(
+        self,
+        *,
+        state: JobState | str | None = None,
+        filter: str = "",  # noqa: A002 - the API's own name for it
+        order_by: str = "",
+        page_size: int = 50,
+    ) -> Iterator[JobDocument]:
+        """
+        All jobs, newest first, the next page asked for when it is needed; or those that `filter` means, in the order of
+        `order_by`, both as docs/guide/filters.md has them.
+
+        Raises:
+            Invalid: filter or order cannot be read; says where and why.
+        """
+        params = _given(state=state, filter=filter, order_by=order_by) | {"page_size": page_size}
         return (document(JobDocument, job) for job in self._wire.paged("/v1/jobs", "jobs", params))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDocument:
@@ -258,10 +273,40 @@ class Jobs:
         """Takes out a job that has ended, with its files. Raises `Conflict` while it goes on."""
         self._wire.send("DELETE", _path(job_id))
 
-    def trials(self, job_id: str) -> Sequence[TrialDocument]:
-        """All trials, by number."""
-        trials = self._wire.paged(_path(job_id, "trials"), "trials", {"page_size": 500})
+    def trials(self, job_id: str, *, filter: str = "", order_by: str = "") -> Sequence[TrialDocument]:  # noqa: A002
+        """All trials by number, or those that `filter` means in the order of `order_by`. Raises as `list` does."""
+        params = _given(filter=filter, order_by=order_by) | {"page_size": 500}
+        trials = self._wire.paged(_path(job_id, "trials"), "trials", params)
         return [document(TrialDocument, trial) for trial in trials]
+
+    def trial(self, job_id: str, trial_id: str) -> TrialDocument:
+        return document(TrialDocument, self._wire.get(_path(job_id, "trials", trial_id)))
+
+    def curve(self, job_id: str, trial_id: str) -> CurveDocument:
+        """The learning curve of a trial."""
+        return document(CurveDocument, self._wire.get(_path(job_id, "trials", trial_id, "curve")))
+
+    def pareto(self, job_id: str, x: str = "macs", y: str = "accuracy", *, rung: int | None = None) -> ParetoDocument:
+        """Two numbers of every scored trial against each other; the front is whole, of the others there is a sample."""
+        params = {"x": x, "y": y} | _given(rung=rung)
+        return document(ParetoDocument, self._wire.get(_path(job_id, "pareto"), params=params))
+
+    def sensitivity(self, job_id: str, *, rung: int = 0) -> SensitivityDocument:
+        """What each choice at each site goes with."""
+        found = self._wire.get(_path(job_id, "sensitivity"), params={"rung": rung})
+        return document(SensitivityDocument, found)
+
+    def timeline(self, job_id: str, after: int = 0) -> TimelineDocument:
+        """Phases, and when and where trials were worked on: those that began after event number `after`, up to 2000."""
+        return document(TimelineDocument, self._wire.get(_path(job_id, "timeline"), params={"after": after}))
+
+    def logs(
+        self, job_id: str, after: int = 0, *, trial: str | None = None, level: str = "DEBUG", limit: int = 500
+    ) -> Sequence[LogLine]:
+        """Lines of the job's log after number `after`, at most `limit`, of this level and above."""
+        params = {"after": after, "level": level, "limit": limit} | _given(trial=trial)
+        page = self._wire.get(_path(job_id, "logs"), params=params)
+        return [document(LogLine, line) for line in page["lines"]]
 
     def artifacts(self, job_id: str) -> Sequence[ArtifactDocument]:
         page = self._wire.get(_path(job_id, "artifacts"))
@@ -384,6 +429,11 @@ def _hook(webhook_id: str, *parts: str) -> str:
 
 def _path(job_id: str, *parts: str) -> str:
     return "/v1/jobs/" + "/".join(quote(part, safe="/" if index else "") for index, part in enumerate((job_id, *parts)))
+
+
+def _given(**params: object) -> dict[str, Any]:
+    """Without those that say nothing."""
+    return {name: str(value) for name, value in params.items() if value not in (None, "")}
 
 
 def _body(spec: Spec) -> Any:

@@ -272,7 +272,7 @@ def job_document(record: JobRecord, standing: Standing, *, now: datetime | None 
             on_record(record, Phase.STRUCTURE, StructureResult),
         ),
         trials=_counts(standing),
-        best=_best(standing.best) if standing.best else None,
+        best=_best(standing),
         evidence=evidence(
             on_record(record, Phase.SEARCH, SearchResult), on_record(record, Phase.FINALISTS, FinalistsResult)
         ),
@@ -359,15 +359,18 @@ def _counts(standing: Standing) -> TrialCounts:
     )
 
 
-def _best(trial: Trial) -> BestDocument:
-    score = trial.scores[-1]
+def _best(standing: Standing) -> BestDocument | None:
+    best = standing.best
+    if best is None or best.score is None:
+        return None
+    score = best.score
     return BestDocument(
-        trial=trial.id,
-        number=trial.number,
+        trial=best.id,
+        number=best.number,
         rung=score.rung,
         accuracy=score.accuracy,
         kl=score.kl,
-        cost=dict(trial.cost),
+        cost=dict(best.cost),
     )
 
 

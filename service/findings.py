@@ -8,7 +8,6 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from search.evidence import beats
-from search.trial import Trial
 from workers.ports import JobRecord, Phase
 from workers.results import (
     ElasticResult,
@@ -19,6 +18,7 @@ from workers.results import (
     SearchResult,
     StructureResult,
 )
+from workers.standings import Placed
 
 R = TypeVar("R", bound=Result)
 
@@ -197,7 +197,7 @@ def evidence(search: SearchResult | None, finalists: FinalistsResult | None) -> 
     return None if found is None else EvidenceDocument.model_validate(found.evidence.model_dump())
 
 
-def rival(student: str, chosen: FinalistsResult, fitting: Mapping[str, Trial]) -> RivalDocument | None:
+def rival(student: str, chosen: FinalistsResult, fitting: Mapping[str, Placed]) -> RivalDocument | None:
     """Of the finalists among `fitting` the best but the student; None where the student has none."""
     accuracies = {one.trial: one.accuracy for one in chosen.finalists}
     others = [trial for trial in accuracies if trial in fitting and trial != student]

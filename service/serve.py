@@ -290,7 +290,10 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, settings.port), family=family, backlog=2048)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections have it from the socket that takes them
+        # Connections have both from the socket that takes them. asyncio would set the first by itself, but not on one
+        # that does not say it is TCP's; the end of an answer then waits 40 ms for the client to acknowledge its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD_SECONDS)
     except OSError as error:
         message = f"{PREFIX}PORT: cannot listen on {host}:{settings.port} ({error.strerror}); give another one"

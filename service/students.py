@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from search.budget import Budget, Verdict
-from search.trial import Trial
 from service.findings import Cost, Document, RivalDocument, on_record, rival
 from workers.finals import reaches
 from workers.ports import JobRecord, Phase
 from workers.results import ExportResult, FinalistsResult, SurveyResult, TimeResult, student_folder
+from workers.standings import Placed
 
 
 class StudentMetrics(Document):
@@ -84,7 +84,7 @@ def named(record: JobRecord) -> set[str]:
     return finalists | ({student.trial for student in exported.students} if exported else set())
 
 
-def students_of(record: JobRecord, trials: Mapping[str, Trial]) -> list[StudentDocument]:
+def students_of(record: JobRecord, trials: Mapping[str, Placed]) -> list[StudentDocument]:
     """
     Empty until they are exported: before that nothing was measured on what will be deployed. `trials` are by id, and
     hold those that are `named`.

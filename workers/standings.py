@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.rungs import Rungs
-from search.trial import State, Trial
+from search.trial import Score, State, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A trial without what it is made of."""
+
+    id: str
+    number: int
+    cost: Mapping[str, int]
+    score: Score | None
+    """Its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +30,9 @@ class Standing:
     """Of which every score was known from before."""
     settled: int
     """Scored at least once, or at an end without it."""
-    best: Trial | None
-    """As `Rungs.best` finds it."""
-    trials: Mapping[str, Trial]
+    best: Placed | None
+    """As `Rungs.best` finds it; it has a score."""
+    trials: Mapping[str, Placed]
     """By id: those that the results of the job's phases name, if not more."""
 
     @property
@@ -39,6 +50,10 @@ def standing_of(trials: Sequence[Trial]) -> Standing:
         promoted=sum(len(trial.scores) > 1 for trial in trials),
         known=sum(bool(trial.scores) and all(score.cached for score in trial.scores) for trial in trials),
         settled=sum(bool(trial.scores) or trial.state.terminal for trial in trials),
-        best=next(iter(Rungs.best(trials, 1)), None),
-        trials={trial.id: trial for trial in trials},
+        best=next(map(_placed, Rungs.best(trials, 1)), None),
+        trials={trial.id: _placed(trial) for trial in trials},
     )
+
+
+def _placed(trial: Trial) -> Placed:
+    return Placed(trial.id, trial.number, dict(trial.cost), trial.score)

@@ -16,15 +16,15 @@ import typer
 from search.errors import FieldError, InvalidSpec, did_you_mean
 from service.board import Board
 from service.client import Client
-from service.commands.options import JobId, Json, Out, SpecFile, Timeout, Url
-from service.documents import EventDocument, JobDocument
+from service.commands.options import Filter, JobId, Json, OrderBy, Out, SpecFile, Timeout, Url
+from service.documents import EventDocument, JobDocument, LogLine
 from service.screens.live import event_line
 from service.screens.result import PLOTTED, as_svg, result_screen, shown_path, snippet, trial_points, unfinished_screen
 from service.screens.tables import job_screen, jobs_table, ordered, pareto, tenants_table, trials_table
 from service.takehome import check_place
 from service.terminal import Exit, Terminal, read_document
 from service.wire import TimedOut
-from workers.ports import JobState
+from workers.ports import JobState, Level
 
 
 def submit(
@@ -128,16 +128,20 @@ def _in_time(events: Iterator[EventDocument], timeout: float | None) -> Iterator
 
 def jobs(
     state: Annotated[JobState | None, typer.Option(case_sensitive=False, help="Only jobs in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    only: Filter = "",
+    order_by: OrderBy = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first unless --order-by says otherwise."""
     terminal = Terminal(as_json=as_json)
     with Client(url) as client:
-        found = list(islice(client.jobs.list(state=state, page_size=min(limit, 500)), limit))
+        found = list(
+            islice(client.jobs.list(state=state, filter=only, order_by=order_by, page_size=min(limit, 500)), limit)
+        )
     if not found and not as_json:
-        terminal.say("No jobs yet.")
+        terminal.say("No such jobs." if only or state else "No jobs yet.")
         terminal.hint("submit one", "stillhouse submit examples/quickstart.yaml")
         return
     table = jobs_table(found, now=datetime.now(UTC))
@@ -173,22 +177,25 @@ def show(
 
 def trials(
     job: JobId,
-    sort: Annotated[str, typer.Option(help="number, accuracy, or a cost such as macs.")] = "number",
+    sort: Annotated[str | None, typer.Option(help="number, accuracy, or a cost such as macs.")] = None,
     front: Annotated[bool, typer.Option("--pareto", help="Only trials that none beats in accuracy and macs.")] = False,
+    only: Filter = "",
+    order_by: OrderBy = "",
     as_json: Json = False,
     url: Url = None,
 ) -> None:
     """List the trials of a job."""
     terminal = Terminal(as_json=as_json)
     with Client(url) as client:
-        found = list(client.jobs.trials(job))
+        found = list(client.jobs.trials(job, filter=only, order_by=order_by))
         document = client.jobs.get(job)
-    if found:
+    if found and sort is not None:
         known = ["number", "accuracy", *found[0].cost]
         if sort not in known:
             message = f"trials cannot be sorted by `{sort}`{did_you_mean(sort, known)}"
             raise InvalidSpec([FieldError("--sort", "INVALID_VALUE", message, tuple(known))])
-    shown = ordered(pareto(found, PLOTTED) if front else found, sort)
+    shown = pareto(found, PLOTTED) if front else found
+    shown = shown if sort is None else ordered(shown, sort)
     terminal.show(
         trials_table(shown, document.teacher.cost, document.levels),
         {"trials": [trial.model_dump(mode="json") for trial in shown]},
@@ -222,6 +229,46 @@ def _recorded(client: Client, job_id: str, after: int) -> Iterator[EventDocument
     while page := client.jobs.events(job_id, after):
         yield from page
         after = page[-1].seq
+
+
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    trial: Annotated[str | None, typer.Option(help="Only lines about this trial (its id).")] = None,
+    level: Annotated[
+        Level, typer.Option(case_sensitive=False, help="Only lines of this level and above.")
+    ] = Level.INFO,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Print what the drivers of a job have logged; with --json one line to a line."""
+    terminal = Terminal(as_json=as_json)
+    with Client(url) as client:
+        try:
+            for line in _logged(client, job, trial, level, follow=follow):
+                if as_json:
+                    terminal.line(line)
+                else:
+                    said = f"{line.at.astimezone():%H:%M:%S} {line.level:8} {line.logger}  {line.message}"
+                    terminal.out.print(said, soft_wrap=True, markup=False, highlight=False)
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.DETACHED) from None
+
+
+def _logged(client: Client, job_id: str, trial: str | None, level: Level, *, follow: bool) -> Iterator[LogLine]:
+    after = 0
+    while True:
+        over = not follow or client.jobs.get(job_id).state.terminal
+        while page := client.jobs.logs(job_id, after, trial=trial, level=level):
+            yield from page
+            after = page[-1].seq
+        if over:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+LOOK_SECONDS = 1.0
+"""Between two looks at a log that is followed; what a driver says is on record as often."""
 
 
 def pull(job: JobId, out: Out = Path("student"), as_json: Json = False, url: Url = None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, Text, and_, case, cast, func, select
+from sqlalchemy import Connection, Engine, Row, Select, Text, and_, case, cast, func, select
 
-from search.trial import State, Trial
+from search.trial import Score, State, Trial
 from service.filters import Path
 from service.store.conditions import (
     OF_THE_SCORE,
@@ -28,7 +28,7 @@ from service.students import named
 from workers import rules
 from workers.events import Event
 from workers.ports import JobRecord, Level, LoggedLine
-from workers.standings import Standing
+from workers.standings import Placed, Standing
 
 
 class SqlViews:
@@ -74,12 +74,13 @@ class SqlViews:
             return [tuple(row) for row in connection.execute(query.order_by(trials.c.number))]
 
     def told(self, job_id: str, kinds: Sequence[str], *, number: int | None = None) -> Sequence[Event]:
-        query = select(events).where(events.c.job_id == job_id, events.c.kind.in_(kinds)).order_by(events.c.seq)
+        query = select(events.c.seq, events.c.kind, events.c.data, events.c.at)
+        query = query.where(events.c.job_id == job_id, events.c.kind.in_(kinds)).order_by(events.c.seq)
         if number is not None:
             query = query.where(cast(events.c.data["trial"].as_string(), Text) == str(number))
         with reading(self._engine) as connection:
             self._find(connection, job_id)
-            return [Event(row.seq, row.kind, row.data, row.at) for row in connection.execute(query)]
+            return [Event(*row) for row in connection.execute(query)]
 
     def logs(
         self, job_id: str, *, after: int = 0, limit: int = 1000, trial: str | None = None, level: Level = Level.DEBUG
@@ -108,8 +109,8 @@ def standings(connection: Connection, found: Sequence[JobRecord]) -> list[Standi
         counted[row.job_id][State(row.state)] = row
     best = {row.job_id: row.id for row in connection.execute(_best(ids))}
     wanted = {job_id: named(record) for job_id, record in zip(ids, found, strict=True)}
-    every = set(best.values()).union(*wanted.values())
-    known = {trial.id: trial for trial in trials_where(connection, trials.c.id.in_(sorted(every)))}
+    every = sorted(set(best.values()).union(*wanted.values()))
+    known = {row.id: _placed(row) for row in connection.execute(_PLACED.where(trials.c.id.in_(every)))}
     return [
         Standing(
             counts={state: rows[state].trials if state in rows else 0 for state in State},
@@ -121,6 +122,19 @@ def standings(connection: Connection, found: Sequence[JobRecord]) -> list[Standi
         )
         for job_id, rows in counted.items()
     ]
+
+
+_PLACED = select(
+    trials.c.id,
+    trials.c.number,
+    trials.c.cost,
+    *(latest.c[name] for name in ("rung", "step", "accuracy", "kl", "seconds", "cached")),
+).select_from(trials.outerjoin(latest, is_latest))
+
+
+def _placed(row: Row[Any]) -> Placed:
+    trial_id, number, cost, *score = tuple(row)
+    return Placed(trial_id, number, cost, None if score[0] is None else Score(*score))
 
 
 def _counts(ids: Sequence[str]) -> Select[Any]:

@@ -32,7 +32,24 @@ def test_each_operation_has_a_name_of_its_own_a_summary_and_a_tag() -> None:
         assert operation["tags"], name
 
 
-@pytest.mark.parametrize("name", ["create", "list", "get", "trials", "events", "artifacts", "cancel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "create",
+        "list",
+        "get",
+        "trials",
+        "events",
+        "artifacts",
+        "cancel",
+        "trial",
+        "curve",
+        "pareto",
+        "sensitivity",
+        "timeline",
+        "logs",
+    ],
+)
 def test_operations_on_jobs_are_called_as_in_the_client(name: str) -> None:
     with Client("http://localhost:1") as client:
         assert callable(getattr(client.jobs, name))

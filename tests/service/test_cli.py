@@ -20,14 +20,14 @@ from typer.testing import CliRunner, Result
 from service.cli import app
 from service.quickstart import JOB
 from service.terminal import Exit
-from tests.service.served import SPEC, WEIGHTS, claimed, listening, make_app, submitted, succeeded
+from tests.service.served import SPEC, WEIGHTS, claimed, listening, make_app, searched, submitted, succeeded
 from workers.memory import MemoryArtifacts, MemoryLedger
-from workers.ports import JobState
+from workers.ports import JobState, Level, Line
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key of sufficient length"
 COMMANDS = [
-    *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "pull"),
+    *("quickstart", "doctor", "catalog", "plan", "submit", "watch", "jobs", "show", "trials", "events", "logs", "pull"),
     *("cancel", "pause", "resume", "change", "retry", "clone", "delete"),
     *("usage", "local", "serve", "api", "dispatcher", "migrate", "keys", "tenants", "version", "webhooks"),
 ]
@@ -66,6 +66,40 @@ def started(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 
 # Start
+
+
+def test_lists_are_filtered_and_ordered_by_the_server(url: str, ledger: MemoryLedger) -> None:
+    low, high = (submitted(ledger, priority=priority, labels={"team": "vision"}) for priority in (1, 5))
+    submitted(ledger)
+    shown = stillhouse("jobs", "--filter", 'labels.team = "vision"', "--order-by", "priority desc", "--json")
+    assert [job["id"] for job in json.loads(shown.stdout)["jobs"]] == [high, low]
+    claim = claimed(ledger)
+    searched(ledger, claim)
+    shown = stillhouse("trials", claim.job_id, "--order-by", "rung desc", "--filter", "accuracy > 0.1", "--json")
+    assert [trial["number"] for trial in json.loads(shown.stdout)["trials"]] == [1, 0]
+    refused = stillhouse("trials", claim.job_id, "--filter", "acuracy > 0.1")
+    assert refused.exit_code == Exit.USAGE
+    assert 'did you mean "accuracy"?' in " ".join(refused.stderr.split())
+
+
+def test_a_log_is_printed_and_followed_to_the_end(url: str, ledger: MemoryLedger) -> None:
+    submitted(ledger)
+    claim = claimed(ledger)
+    ledger.log(
+        claim, [Line(Level.DEBUG, "stillhouse", "quiet"), Line(Level.WARNING, "stillhouse.session", "[b]loud[/b]")]
+    )
+    shown = stillhouse("logs", claim.job_id)
+    assert "WARNING" in shown.stdout
+    assert "[b]loud[/b]" in shown.stdout, "no markup of ours"
+    assert "quiet" not in shown.stdout
+    following = started("logs", claim.job_id, "-f", "--level", "debug", "--json")
+    assert following.stdout is not None
+    assert [json.loads(following.stdout.readline())["message"] for _ in range(2)] == ["quiet", "[b]loud[/b]"]
+    ledger.log(claim, [Line(Level.INFO, "stillhouse", "over")])
+    ledger.close(claim, JobState.CANCELLED, "as a test wants it")
+    rest, _ = following.communicate(timeout=20)
+    assert [json.loads(line)["message"] for line in rest.splitlines()] == ["over"]
+    assert following.returncode == Exit.OK
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from search.errors import UserError
 from service import wire
 from service.client import Client
+from service.examples import CURVE, LOG, PARETO, SENSITIVITY, TIMELINE, TRIAL
 from service.takehome import check_place, placing, safe_name
 from service.wire import Backoff
 
@@ -253,6 +254,28 @@ def test_pages_are_asked_for_when_they_are_needed() -> None:
         assert len(list(found)) == 1
     assert "page_token=t2" in script.asked[1].path
     assert all("state=SUCCEEDED" in asked.path for asked in script.asked)
+
+
+def test_what_is_drawn_of_a_job_comes_as_documents() -> None:
+    trial, line = TRIAL["id"], {"lines": [LOG], "next_after": 41}
+    answers = [TRIAL, CURVE, PARETO, SENSITIVITY, TIMELINE, line]
+    with serving([Reply(200, answer) for answer in answers]) as (client, script):
+        jobs = client.jobs
+        assert jobs.trial(ID, trial).model_dump(mode="json") == TRIAL
+        assert jobs.curve(ID, trial).model_dump(mode="json") == CURVE
+        assert jobs.pareto(ID, "params", rung=0).model_dump(mode="json") == PARETO
+        assert jobs.sensitivity(ID).model_dump(mode="json") == SENSITIVITY
+        assert jobs.timeline(ID, after=3).model_dump(mode="json") == TIMELINE
+        assert [found.model_dump(mode="json") for found in jobs.logs(ID, trial=trial, level="WARNING")] == [LOG]
+    asked = [one.path.removeprefix(f"/v1/jobs/{ID}") for one in script.asked]
+    assert asked == [
+        f"/trials/{trial}",
+        f"/trials/{trial}/curve",
+        "/pareto?x=params&y=accuracy&rung=0",
+        "/sensitivity?rung=0",
+        "/timeline?after=3",
+        f"/logs?after=0&level=WARNING&limit=500&trial={trial}",
+    ]
 
 
 def test_fields_of_a_newer_server_are_passed_over() -> None:
