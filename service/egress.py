@@ -21,10 +21,11 @@ import httpx2
 from search.errors import StillhouseError
 
 SECONDS = 5.0
-"""For all of it: resolving, connecting, TLS, sending, and what is read of the answer."""
+"""Until there is a status: resolving, connecting, TLS and sending."""
 ANSWER_BYTES = 64 * 1024
 """That much of an answer is read, and the rest is left to who sent it."""
 _BODY_SECONDS = 1.0
+"""For that."""
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _SPECIAL = (
@@ -121,7 +122,7 @@ class Egress:
 
         Raises:
             Forbidden: nothing may be sent there.
-            TimeoutError: it took longer than allowed.
+            TimeoutError: there was no status in time.
             httpx2.TransportError, OSError: the connection failed.
         """
         with anyio.fail_after(self._seconds):
@@ -177,14 +178,16 @@ async def _read(response: httpx2.Response) -> Answer:
     little is not cut off in the middle.
     """
     seen = 0
-    try:
-        with anyio.move_on_after(_BODY_SECONDS), suppress(httpx2.TransportError):
-            async for piece in response.aiter_raw():
-                seen += len(piece)
-                if seen >= ANSWER_BYTES:
-                    break
-    finally:
-        await response.aclose()
+    # Shielded: the status is here, and what it says does not change when the time is over meanwhile.
+    with anyio.CancelScope(shield=True):
+        try:
+            with anyio.move_on_after(_BODY_SECONDS), suppress(httpx2.TransportError):
+                async for piece in response.aiter_raw():
+                    seen += len(piece)
+                    if seen >= ANSWER_BYTES:
+                        break
+        finally:
+            await response.aclose()
     return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()})
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from search.errors import FieldError, InvalidSpec
@@ -51,6 +51,8 @@ def _expanded(path: Any) -> Any:
 
 
 Folder = Annotated[Path, BeforeValidator(_expanded)]
+Host = Annotated[str, StringConstraints(pattern=r"^(?:(?:\*\.)?[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])$")]
+"""A name, with `*.` for all below it, or an address; neither a scheme nor a port."""
 
 
 def _database_in(known: dict[str, Any]) -> str:
@@ -117,7 +119,7 @@ class Settings(BaseSettings):
     """How many live event streams one process keeps open at a time."""
     key_streams: int = Field(10, ge=1, le=10_000)
     """How many of those one key may have."""
-    webhook_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated(","))] = ()
+    webhook_hosts: Annotated[tuple[Host, ...], NoDecode, BeforeValidator(_separated(","))] = ()
     """Hosts that webhooks may be sent to, separated by commas; `*.example.org` takes all below it. None by default."""
     webhook_insecure: bool = False
     """Lets webhooks go to private addresses, and to this machine without TLS. For trying things out, never for use."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import anyio
@@ -229,6 +230,17 @@ def test_a_body_without_end_takes_nothing_from_its_status(monkeypatch: pytest.Mo
         began = time.monotonic()
         assert sent(way_in(), receiver.url).status == 200
         assert time.monotonic() - began < 0.6
+
+
+def test_a_status_that_comes_late_counts_though_its_body_does_not_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "_BODY_SECONDS", 0.4)
+
+    def late(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.3)
+        drip(b"HTTP/1.1 200 OK\r\n\r\n", b".", 1.5)(handler)
+
+    with receiving(late) as receiver:
+        assert sent(way_in(), receiver.url).status == 200
 
 
 def test_of_a_large_body_little_is_read() -> None:

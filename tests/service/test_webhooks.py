@@ -31,7 +31,7 @@ from service.client import Client
 from service.egress import SECONDS, Egress, Gate
 from service.postman import FIRST_PAUSE, KEPT_SECONDS, LONGEST_PAUSE, PATIENCE, Postman, pause
 from service.schemas import WebhookRequest
-from service.settings import Settings, read_settings
+from service.settings import InvalidSettings, Settings, read_settings
 from service.signing import headers_of, new_secret, verify
 from service.store.engine import latest_revision, writing
 from service.store.outbox import AT_ONCE, KINDS, SqlOutbox
@@ -408,6 +408,10 @@ def test_the_hosts_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STILLHOUSE_WEBHOOK_HOSTS")
     assert read_settings().webhook_hosts == ()
     assert not read_settings().webhook_insecure
+    for wrong in ("https://hooks.example.org", "hooks.example.org:443", "*", "a b"):
+        monkeypatch.setenv("STILLHOUSE_WEBHOOK_HOSTS", wrong)
+        with pytest.raises(InvalidSettings, match="STILLHOUSE_WEBHOOK_HOSTS"):
+            read_settings()
 
 
 def test_deliveries_are_listed_newest_first_by_page_and_by_state(http: TestClient, sqlite: Engine) -> None:
