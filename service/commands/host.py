@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import RenderableType
 
 from service import latchkey
 from service.commands.options import Json
 from service.journal import open_journal
 from service.settings import Settings, read_settings
 from service.terminal import Terminal
+
+logger = logging.getLogger("stillhouse.serve")
 
 Host = Annotated[str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(help="0 takes any that is free.", show_default="8431")]
@@ -61,9 +65,19 @@ def migrate(home: Home = None) -> None:
 
 
 def _opened(settings: Settings, as_json: bool) -> Terminal:
-    """Logs go to standard error, one line each."""
+    """Logs go to standard error, one line each, and what there is to say goes with them if they are for programs."""
     open_journal(settings.log_format, settings.log_level, secrets=settings.secrets)
-    return Terminal(as_json=as_json)
+    return (Terminal if settings.log_format == "text" else _Logged)(as_json=as_json)
+
+
+class _Logged(Terminal):
+    """Where nobody looks at standard error but a collector of lines."""
+
+    def say(self, message: RenderableType, style: str = "") -> None:
+        logger.info("%s", message)
+
+    def hint(self, what: str, command: str) -> None:
+        """Hints are for people."""
 
 
 def _ready(terminal: Terminal, settings: Settings, url: str) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,13 +163,39 @@ def test_text_is_the_form_unless_another_is_asked_for(monkeypatch: pytest.Monkey
     assert settings.environment()["STILLHOUSE_LOG_FORMAT"] == "json", "its drivers write as it does"
 
 
+@pytest.mark.timeout(60)
+def test_a_dispatcher_writes_lines_only_tells_its_figures_and_keeps_its_secrets(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"HOME": str(tmp_path), "LOG_FORMAT": "json", "METRICS_PORT": str(port), "API_KEY": f"{CANARY}-key"}
+    environment = os.environ | {f"STILLHOUSE_{name}": value for name, value in given.items()}
+    command = [sys.executable, "-m", "service.cli", "dispatcher"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        with httpx2.Client() as http:
+            deadline, figures = time.monotonic() + 40, ""
+            while not figures:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                try:
+                    figures = http.get(f"http://127.0.0.1:{port}/metrics").text
+                except httpx2.TransportError:
+                    time.sleep(0.1)
+    finally:
+        process.terminate()
+        output, log = process.communicate(timeout=20)
+    assert "stillhouse_driver_slots 1.0" in figures
+    assert process.returncode == 0, log
+    assert CANARY not in output + log + figures
+    said = [json.loads(line) for line in log.splitlines()]
+    assert any(line["message"].startswith("Dispatching jobs of sqlite://") for line in said)
+
+
 @pytest.mark.timeout(30)
-def test_a_process_that_fails_says_so_in_lines_without_its_password(tmp_path: Path) -> None:
+def test_a_process_that_fails_says_so_without_its_password(tmp_path: Path) -> None:
     url = f"postgresql://u:{CANARY}@127.0.0.1:1/d"
-    environment = os.environ | {"STILLHOUSE_LOG_FORMAT": "json", "STILLHOUSE_DATABASE_URL": url}
-    environment |= {
-        "STILLHOUSE_HOME": str(tmp_path),
-    }
+    given = {"LOG_FORMAT": "json", "DATABASE_URL": url, "HOME": str(tmp_path)}
+    environment = os.environ | {f"STILLHOUSE_{name}": value for name, value in given.items()}
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", "migrate"], capture_output=True, text=True, env=environment, check=False
     )
