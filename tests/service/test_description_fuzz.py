@@ -25,7 +25,7 @@ from tests.service.served import listening
 from tests.service.test_tenancy import Willing
 from workers.memory import MemoryArtifacts
 
-EXAMPLES = int(os.environ.get("STILLHOUSE_FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("STILLHOUSE_FUZZ_EXAMPLES", "4"))
 KEY = "a-key-for-whoever-tries-everything"
 
 pytestmark = pytest.mark.timeout(120 + 30 * EXAMPLES)
