@@ -516,7 +516,9 @@ def test_from_python(url: str, sqlite: Engine) -> None:
             client.webhooks.create("https://example.org/")
 
 
-def test_from_a_shell(url: str, sqlite: Engine) -> None:
+def test_from_a_shell(url: str, sqlite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
     def shell(*words: str) -> Any:
         done = CliRunner().invoke(cli, ["webhooks", *words])
         assert done.exit_code == 0, done.stderr
