@@ -35,14 +35,16 @@ Columns = Callable[[Path], ColumnElement[Any]]
 
 latest = scores.alias("latest")
 """The last score of a trial, joined by `is_latest`."""
-_of_trial = scores.alias("of_trial")
+_next = scores.alias("next")
 is_latest = and_(
     latest.c.trial_id == trials.c.id,
-    latest.c.rung
-    == select(func.max(_of_trial.c.rung))
-    .where(_of_trial.c.trial_id == trials.c.id)
-    .correlate(trials)
-    .scalar_subquery(),
+    # A trial has a score of every rung up to its last.
+    not_(
+        select(_next.c.trial_id)
+        .where(_next.c.trial_id == latest.c.trial_id, _next.c.rung == latest.c.rung + 1)
+        .correlate(latest)
+        .exists()
+    ),
 )
 OF_THE_SCORE = frozenset({"rung", "step", "accuracy", "kl", "seconds", "cached"})
 """Fields of a trial that are those of its last score."""
@@ -171,13 +173,10 @@ def _bound(value: Value, column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def _text_at(path: tuple[str, ...], dialect: Dialect) -> ColumnElement[str]:
     """A text within a job's spec; NULL where there is none."""
-    found: Any = jobs.c.spec
-    if dialect.name == "sqlite":
-        found = found[path]  # as one path: each step for itself would parse the spec anew
-    else:
-        for step in path:
-            found = found[step]  # a path of Postgres would read the name NULL as none
-    text: ColumnElement[str] = found.as_string()
+    # As one path: each step for itself would parse the spec anew. The operator of Postgres reads a name NULL as none.
+    if dialect.name == "postgresql":
+        return func.json_extract_path_text(jobs.c.spec, *path, type_=Text)
+    text: ColumnElement[str] = jobs.c.spec[path].as_string()
     return text
 
 

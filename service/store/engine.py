@@ -21,7 +21,10 @@ from service.store.ports import Connections
 _BUSY_SECONDS = 10
 _POOL_SECONDS = 5
 _MIGRATIONS_LOCK = 0x5714_1104
-_POSTGRES_OPTIONS = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on"
+_POSTGRES_OPTIONS = (
+    "-c statement_timeout=15s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on "
+    "-c max_parallel_workers_per_gather=0"  # to start another process takes longer than our statements do
+)
 
 
 def connect(url: str, *, pool: int = 16, lock_seconds: float = 5.0) -> Engine:
