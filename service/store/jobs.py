@@ -24,6 +24,9 @@ from workers.ports import JobRecord, JobState, Phase
 from workers.rules import Happening
 from workers.standings import Standing
 
+_LARGEST_INTEGER = 2**31 - 1
+"""In a column of Postgres. It refuses to compare one with more, and no event has that number."""
+
 
 class SqlJobs:
     """`service.store.ports.Jobs` of the caller's tenant, over a migrated database. Threads may share it."""
@@ -88,6 +91,7 @@ class SqlJobs:
             return standings(connection, found)
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        after = min(after, _LARGEST_INTEGER)
         query = (
             select(events).where(events.c.job_id == job_id, events.c.seq > after).order_by(events.c.seq).limit(limit)
         )

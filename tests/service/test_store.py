@@ -355,3 +355,11 @@ class TestSole:
         holder.join()
         with sole(tmp_path):
             pass
+
+
+def test_no_event_comes_after_a_number_that_none_has(engine: Engine) -> None:
+    ledger = WholeLedger(engine)
+    job, _ = ledger.submit(SPEC)
+    for after in (1, 2**31 - 1, 2**31, 2**53, 10**15 - 1):
+        assert ledger.events(job.id, after=after) == []
+    assert len(ledger.events(job.id)) == 1
