@@ -11,10 +11,6 @@ seconds, and is started again.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,9 +23,9 @@ from typing import Any
 
 import httpx2
 
+from benchmarks.served import AUTHORIZED, serving
 from tests.databases import Postgres, new_postgres
 
-KEY = "a key of the outage benchmark"
 SPEC = {"teacher": {"name": "small_resnet"}, "dataset": {"name": "digits"}, "budget": {"macs": "50%"}}
 BROKEN = 0
 """In place of a status: no answer came."""
@@ -60,7 +56,7 @@ def load(url: str, clients: int, spec: dict[str, Any] | None = None) -> Iterator
     seen, over = Seen(), threading.Event()
 
     def go(name: str, ask: Callable[[httpx2.Client], httpx2.Response]) -> None:
-        with httpx2.Client(base_url=url, timeout=30, headers={"Authorization": f"Bearer {KEY}"}) as http:
+        with httpx2.Client(base_url=url, timeout=30, headers=AUTHORIZED) as http:
             while not over.is_set():
                 began = time.monotonic()
                 try:
@@ -101,22 +97,6 @@ def crash(database: Postgres, away_seconds: float) -> tuple[float, float]:
     return gone, time.monotonic()
 
 
-@contextmanager
-def _server(database: Postgres, home: Path) -> Iterator[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STILLHOUSE_")}
-    settings = {"HOME": str(home), "DATABASE_URL": database.url, "PORT": "0", "API_KEY": KEY, "LOG_LEVEL": "error"}
-    environment |= {f"STILLHOUSE_{name}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "service.cli"]
-    subprocess.run([*command, "migrate"], env=environment, check=True, stderr=subprocess.DEVNULL)
-    process = subprocess.Popen([*command, "api", "--json"], env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield str(json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["url"])
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -126,12 +106,12 @@ def main() -> None:
     database = new_postgres()
     try:
         database.start()
-        with tempfile.TemporaryDirectory() as home, _server(database, Path(home)) as url:
-            with load(url, 2):
+        with tempfile.TemporaryDirectory() as home, serving(database.url, Path(home)) as server:
+            with load(server.url, 2):
                 time.sleep(20)  # the child that checks jobs loads torch, and the first plan is made
             print("round  answers  201/200    503    500  broken  not alive  longest s  first success s  lost")
             for number in range(given.rounds):
-                _round(number, url, database, given.clients, given.away)
+                _round(number, server.url, database, given.clients, given.away)
     finally:
         database.remove()
 
@@ -143,7 +123,7 @@ def _round(number: int, url: str, database: Postgres, clients: int, away: float)
         time.sleep(8)
     told = seen.statuses(0, float("inf"))
     alive = seen.statuses(0, float("inf"), "alive")
-    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as http:
+    with httpx2.Client(base_url=url, headers=AUTHORIZED) as http:
         lost = sum(http.get(f"/v1/jobs/{job}").status_code != 200 for job in seen.acknowledged)
     print(
         f"{number + 1:5}  {told.total():7}  {told[200] + told[201]:7}  {told[503]:5}  {told[500]:5}  {told[BROKEN]:6}  "

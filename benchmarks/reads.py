@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +26,7 @@ from typing import Any
 import httpx2
 from sqlalchemy import Engine, Table, text
 
+from benchmarks.served import AUTHORIZED, serving
 from search.spec import read_spec
 from service.examples import JOB, SPEC
 from service.store.engine import connect, migrate
@@ -36,7 +34,6 @@ from service.store.ports import DEFAULT
 from service.store.tables import events, jobs, logs, phases, scores, trials
 from tests.databases import new_postgres
 
-KEY = "sth_benchmark-0123456789-0123456789-01234567"
 JOBS, TRIALS, RUNGS, LARGE = 10_000, 33, 3, 10_000
 SITES = 20
 BEGAN = 1_767_600_000_000_000
@@ -252,28 +249,13 @@ PAGE = (
 """What a dashboard shows of the large job."""
 
 
-@contextmanager
-def serving(database: str, home: Path) -> Iterator[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STILLHOUSE_")}
-    settings = {"HOME": str(home), "DATABASE_URL": database, "PORT": "0", "API_KEY": KEY, "LOG_LEVEL": "error"}
-    environment |= {f"STILLHOUSE_{name}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "service.cli", "api", "--json"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield str(json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["url"])
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def timed(url: str, question: Question, clients: int, requests: int) -> list[float]:
     """Seconds of every answer."""
     seconds: list[float] = []
 
     def go(seed: int) -> None:
         draw = random.Random(seed)
-        with httpx2.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}) as http:
+        with httpx2.Client(base_url=url, timeout=60, headers=AUTHORIZED) as http:
             for number in range(requests // clients + 3):
                 path, params = question.ask(draw)
                 began = time.perf_counter()
@@ -292,7 +274,7 @@ def timed(url: str, question: Question, clients: int, requests: int) -> list[flo
 
 
 def measure(url: str, clients: int, requests: int) -> Mapping[str, tuple[float, float]]:
-    with httpx2.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}) as http:
+    with httpx2.Client(base_url=url, timeout=60, headers=AUTHORIZED) as http:
         token = ""
         for _ in range(5):
             token = http.get("/v1/jobs", params={"page_size": 1000, "page_token": token}).json()["next_page_token"]
@@ -335,8 +317,8 @@ def main() -> None:
             fill(engine)
             engine.dispose()
             print(f"{name}: filled in {time.monotonic() - began:.0f} s; {given.clients} clients", flush=True)
-            with serving(url, Path(folder)) as address:
-                measure(address, given.clients, given.requests)
+            with serving(url, Path(folder)) as server:
+                measure(server.url, given.clients, given.requests)
 
 
 if __name__ == "__main__":

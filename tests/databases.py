@@ -63,10 +63,13 @@ def _unprivileged() -> list[str]:
 
 
 class Postgres:
-    """A server of its own on a socket in a folder of its own; it neither syncs nor listens on the network."""
+    """
+    A server of its own on a socket in a folder of its own. It does not listen on the network, and syncs its files only
+    if it is to be `durable`.
+    """
 
-    def __init__(self, binaries: Path) -> None:
-        self._binaries = binaries
+    def __init__(self, binaries: Path, *, durable: bool = False) -> None:
+        self._binaries, self._fsync = binaries, "on" if durable else "off"
         self._home = Path(tempfile.mkdtemp(prefix="sth-pg-"))
         user = "postgres" if _unprivileged() else pwd.getpwuid(os.geteuid()).pw_name
         if _unprivileged():
@@ -75,7 +78,7 @@ class Postgres:
         self._run("initdb", "-A", "trust", "-E", "UTF8", "-U", user, "--no-sync")
 
     def start(self) -> None:
-        options = f"-c listen_addresses='' -c unix_socket_directories={self._home} -c fsync=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._home} -c fsync={self._fsync}"
         self._run("pg_ctl", "-w", "-l", str(self._home / "log"), "-o", options, "start")
 
     def stop(self) -> None:
@@ -92,12 +95,12 @@ class Postgres:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=self._home)
 
 
-def new_postgres() -> Postgres:
+def new_postgres(*, durable: bool = False) -> Postgres:
     """Skips the test where there is none. It has not started yet, and whoever asked for it removes it."""
     binaries = _binaries()
     if binaries is None:
         missing("Postgres", "install its binaries (Debian: apt install postgresql)")
-    return Postgres(binaries)
+    return Postgres(binaries, durable=durable)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,7 @@ def _sqlite(url: URL, *, references: bool = True, pool: int = 1) -> Engine:
         raise StoreUnavailable(f"the folder of the database cannot be made: {error.strerror}") from error
     engine = create_engine(
         url,
+        execution_options={"turn": threading.Lock()},
         pool_size=pool,
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,
@@ -110,8 +112,26 @@ def writing(engine: Engine) -> Iterator[Connection]:
         StorageFull: the database has no room left.
         StoreUnavailable: it cannot be reached, is locked, or did not answer in time.
     """
-    with _translated(), engine.begin() as connection:
+    with _turn(engine), _translated(), engine.begin() as connection:
         yield connection
+
+
+@contextmanager
+def _turn(engine: Engine) -> Iterator[None]:
+    """
+    Of threads that want to write to SQLite one at a time gets as far as the file, whose own way of waiting is to look
+    again every now and then: with sixteen of them some were unlucky for seconds.
+    """
+    turn: threading.Lock | None = engine.get_execution_options().get("turn")
+    if turn is None:
+        yield
+        return
+    if not turn.acquire(timeout=_BUSY_SECONDS):
+        raise StoreUnavailable("too many wait to write to the database; try again")
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, select, update
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
@@ -14,10 +14,10 @@ from service.store import quotas
 from service.store.accounts import noted
 from service.store.engine import reading, writing
 from service.store.ports import Caller
-from service.store.rows import end, find, records, tell
+from service.store.rows import end, find, put_job, records, tell
 from service.store.tables import events, jobs, now
 from service.store.uploads import hold
-from service.store.views import standings
+from service.store.views import Ended, standings
 from workers import rules
 from workers.events import Event, Kind
 from workers.ports import JobRecord, JobState, Phase
@@ -31,8 +31,9 @@ _LARGEST_INTEGER = 2**31 - 1
 class SqlJobs:
     """`service.store.ports.Jobs` of the caller's tenant, over a migrated database. Threads may share it."""
 
-    def __init__(self, engine: Engine, caller: Caller) -> None:
+    def __init__(self, engine: Engine, caller: Caller, ended: Ended | None = None) -> None:
         self._engine, self._caller, self._tenant = engine, caller, caller.tenant
+        self._ended = ended or Ended()
 
     def submit(
         self,
@@ -55,7 +56,6 @@ class SqlJobs:
             "token": 0,
             "claims": 0,
             "fruitless": 0,
-            "events": 0,
             "idempotency_key": idempotency_key,
             "fingerprint": fingerprint,
             "tenant": self._tenant,
@@ -68,10 +68,8 @@ class SqlJobs:
                 if former is not None:
                     return former, False
                 hold(connection, self._tenant, document["teacher"])
-                connection.execute(insert(jobs).values(row))
+                record = put_job(connection, row, Happening(Kind.JOB_QUEUED, {}))
                 noted(connection, self._caller, action, job_id)
-                tell(connection, job_id, [Happening(Kind.JOB_QUEUED, {})])
-                record = self._record(connection, job_id)
                 # Last, for where there are limits, others wait from here to the commit.
                 quotas.admit(connection, self._tenant, spec)
                 return record, True
@@ -87,6 +85,9 @@ class SqlJobs:
             return self._record(connection, job_id)
 
     def standings(self, found: Sequence[JobRecord]) -> Sequence[Standing]:
+        return self._ended.of(found, self._counted)
+
+    def _counted(self, found: Sequence[JobRecord]) -> Sequence[Standing]:
         with reading(self._engine) as connection:
             return standings(connection, found)
 

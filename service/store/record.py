@@ -19,7 +19,7 @@ from service.store.ports import Backlog, Caller, Connections, Figures, Key
 from service.store.register import SqlRegister
 from service.store.tables import in_seconds, jobs, keys, now, tenants
 from service.store.uploads import SqlUploads
-from service.store.views import SqlViews
+from service.store.views import Ended, SqlViews
 from service.store.webhooks import SqlWebhooks
 
 logger = logging.getLogger("stillhouse.record")
@@ -32,13 +32,13 @@ class SqlRecord:
     """`service.store.ports.Record` over a migrated database. Threads may share it."""
 
     def __init__(self, engine: Engine, *, settled_seconds: float = SETTLED_SECONDS) -> None:
-        self._engine, self._settled = engine, settled_seconds
+        self._engine, self._settled, self._ended = engine, settled_seconds, Ended()
 
     def jobs(self, caller: Caller) -> SqlJobs:
-        return SqlJobs(self._engine, caller)
+        return SqlJobs(self._engine, caller, self._ended)
 
     def views(self, caller: Caller) -> SqlViews:
-        return SqlViews(self._engine, caller)
+        return SqlViews(self._engine, caller, self._ended)
 
     def account(self, caller: Caller) -> SqlAccount:
         return SqlAccount(self._engine, caller)

@@ -37,9 +37,18 @@ def find(connection: Connection, job_id: str, *, tenant: str | None = None, lock
     return row
 
 
+def put_job(connection: Connection, values: Mapping[str, Any], happening: Happening) -> JobRecord:
+    """A new job with its first event. As few statements as there can be: how many jobs a server takes hangs on that."""
+    row = connection.execute(insert(jobs).values(events=1, **values).returning(*jobs.c)).one()
+    _append(connection, row, [happening])
+    return _record(row, {}, [])
+
+
 def records(connection: Connection, rows: Sequence[Row[Any]]) -> list[JobRecord]:
     """Jobs with their phases and files, in the order of their rows."""
-    ids = [row.id for row in rows]
+    ids = [row.id for row in rows if row.claims]  # the others have come to nothing yet
+    if not ids:
+        return [_record(row, {}, []) for row in rows]
     walked: dict[str, dict[Phase, PhaseRecord]] = defaultdict(dict)
     for row in connection.execute(select(phases).where(phases.c.job_id.in_(ids))):
         seconds = None if row.ended_at is None else max((row.ended_at - row.started_at).total_seconds(), 0.0)
@@ -48,27 +57,28 @@ def records(connection: Connection, rows: Sequence[Row[Any]]) -> list[JobRecord]
     for row in connection.execute(select(artifacts).where(artifacts.c.job_id.in_(ids))):
         artifact = Artifact(row.key, row.bytes, row.sha256)
         files[row.job_id].append(StoredFile(row.name, row.media_type, artifact))
-    return [
-        JobRecord(
-            id=row.id,
-            state=JobState(row.state),
-            reason=row.reason,
-            spec=row.spec,
-            created_at=row.created_at,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-            cancel_requested=row.cancel_requested_at is not None,
-            pause_requested=row.pause_requested_at is not None,
-            leased=row.lease_until is not None,
-            claims=row.claims,
-            revision=row.revision,
-            parent=row.parent,
-            phase=None if row.phase is None else Phase(row.phase),
-            phases={phase: walked[row.id][phase] for phase in Phase if phase in walked[row.id]},
-            files=sorted(files[row.id], key=lambda file: file.name),
-        )
-        for row in rows
-    ]
+    return [_record(row, walked[row.id], files[row.id]) for row in rows]
+
+
+def _record(row: Row[Any], walked: Mapping[Phase, PhaseRecord], files: Sequence[StoredFile]) -> JobRecord:
+    return JobRecord(
+        id=row.id,
+        state=JobState(row.state),
+        reason=row.reason,
+        spec=row.spec,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        cancel_requested=row.cancel_requested_at is not None,
+        pause_requested=row.pause_requested_at is not None,
+        leased=row.lease_until is not None,
+        claims=row.claims,
+        revision=row.revision,
+        parent=row.parent,
+        phase=None if row.phase is None else Phase(row.phase),
+        phases={phase: walked[phase] for phase in Phase if phase in walked},
+        files=sorted(files, key=lambda file: file.name),
+    )
 
 
 def trials_of(connection: Connection, job_id: str, *, trial_id: str | None = None) -> list[Trial]:
@@ -112,9 +122,13 @@ def tell(connection: Connection, job_id: str, happenings: Iterable[Happening], *
         .values(events=jobs.c.events + len(told), **changes)
         .returning(jobs.c.id, jobs.c.tenant, jobs.c.state, jobs.c.reason, jobs.c.events)
     )
-    job = connection.execute(numbered).one()
+    _append(connection, connection.execute(numbered).one(), told)
+
+
+def _append(connection: Connection, job: Row[Any], told: Sequence[Happening]) -> None:
+    """The latest events of a job, in whose row they are counted already."""
     for seq, (kind, data) in enumerate(told, start=job.events - len(told) + 1):
-        row = {"job_id": job_id, "seq": seq, "kind": str(kind), "data": rules.plain(data), "at": now()}
+        row = {"job_id": job.id, "seq": seq, "kind": str(kind), "data": rules.plain(data), "at": now()}
         if kind not in outbox.KINDS:
             connection.execute(insert(events).values(row))
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, Text, and_, case, cast, func, select
@@ -28,14 +31,14 @@ from service.students import named
 from workers import rules
 from workers.events import Event
 from workers.ports import JobRecord, Level, LoggedLine
-from workers.standings import Placed, Standing
+from workers.standings import Placed, Standing, standing_of
 
 
 class SqlViews:
     """`service.store.ports.Views` of the caller's tenant, over a migrated database. Threads may share it."""
 
-    def __init__(self, engine: Engine, caller: Caller) -> None:
-        self._engine, self._tenant = engine, caller.tenant
+    def __init__(self, engine: Engine, caller: Caller, ended: Ended | None = None) -> None:
+        self._engine, self._tenant, self._ended = engine, caller.tenant, ended or Ended()
 
     def jobs(self, listing: Listing) -> Page[tuple[JobRecord, Standing]]:
         columns = job_columns(self._engine.dialect)
@@ -44,7 +47,8 @@ class SqlViews:
             ids, after = _cut(connection, mine, listing, columns)
             rows = {row.id: row for row in connection.execute(select(jobs).where(jobs.c.id.in_(ids)))}
             found = records(connection, [rows[job_id] for job_id in ids])
-            return Page(list(zip(found, standings(connection, found), strict=True)), after)
+            standing = self._ended.of(found, partial(standings, connection))
+            return Page(list(zip(found, standing, strict=True)), after)
 
     def trials(self, job_id: str, listing: Listing) -> Page[Trial]:
         query = select(trials.c.id).where(trials.c.job_id == job_id)
@@ -99,6 +103,48 @@ class SqlViews:
 
     def _find(self, connection: Connection, job_id: str) -> None:
         find(connection, job_id, tenant=self._tenant)
+
+
+class Ended:
+    """
+    Standings that nothing changes any more: of jobs at their end, and of those that nobody has taken yet. Of more than
+    `most` the ones that were not asked for lately are forgotten. Threads may share it.
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most, self._known = most, OrderedDict[str, Standing]()
+        self._lock = threading.Lock()
+
+    def of(
+        self, found: Sequence[JobRecord], ask: Callable[[Sequence[JobRecord]], Sequence[Standing]]
+    ) -> list[Standing]:
+        """Of these jobs; of those that are not known, as `ask` has it."""
+        known = {record.id: one for record in found if (one := self._find(record)) is not None}
+        unknown = [record for record in found if record.id not in known]
+        if unknown:
+            for record, one in zip(unknown, ask(unknown), strict=True):
+                known[record.id] = one
+                self._keep(record, one)
+        return [known[record.id] for record in found]
+
+    def _find(self, record: JobRecord) -> Standing | None:
+        if not record.claims:
+            return _NOTHING
+        with self._lock:
+            if record.id in self._known:
+                self._known.move_to_end(record.id)
+            return self._known.get(record.id)
+
+    def _keep(self, record: JobRecord, standing: Standing) -> None:
+        if not record.state.terminal:
+            return
+        with self._lock:
+            self._known[record.id] = standing
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+
+_NOTHING = standing_of([])
 
 
 def standings(connection: Connection, found: Sequence[JobRecord]) -> list[Standing]:

@@ -206,7 +206,7 @@ class TestDeletion:
         other = submitted(ledger)
         ended = ledger.request_cancel(job.id)
         assert ledger.delete(job.id) == ended
-        for ask in (ledger.job, ledger.trials, ledger.events, ledger.request_cancel, ledger.delete):
+        for ask in (ledger.job, ledger.events, ledger.request_cancel, ledger.delete):
             with pytest.raises(NotFound):
                 ask(job.id)
         assert [found.id for found in ledger.jobs(limit=5)] == [other.id]

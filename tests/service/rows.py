@@ -41,7 +41,7 @@ def put_jobs(engine: Engine, count: int, *, seed: int = 0, tenant: str = DEFAULT
                 "cancel_requested_at": BEGAN if draw.random() < 0.3 else None,
                 "phase": None if began is None else draw.choice(list(Phase)),
                 "token": 0,
-                "claims": draw.randrange(3),
+                "claims": draw.randrange(1, 4),
                 "fruitless": 0,
                 "events": 0,
                 "tenant": tenant,

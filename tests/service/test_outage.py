@@ -13,7 +13,8 @@ import httpx2
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from benchmarks.outage import KEY, crash, load
+from benchmarks.outage import crash, load
+from benchmarks.served import KEY
 from search.files import Files
 from service.app import create_app
 from service.checker import CachedChecker, DirectChecker

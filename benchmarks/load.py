@@ -1,0 +1,207 @@
+"""
+What a server takes: jobs submitted by many clients at once, and for hours on end.
+
+    python -m benchmarks.load [sqlite] [postgres] [--clients 16] [--seconds 20] [--beside]
+    python -m benchmarks.load [sqlite] [postgres] --soak 10 [--streams 50] [--rate 20]
+
+Every submission is on disk when its answer comes (`synchronous=FULL`, `fsync`), and every one is another job. With
+`--beside` a process that trains without end has the same cores, as a search would. The soak submits at an even pace
+while clients watch jobs live, and looks at the server's memory and open files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import quantiles
+
+import httpx2
+
+from benchmarks.served import AUTHORIZED, Served, serving
+from tests.databases import new_postgres
+
+SPEC = {"teacher": {"name": "small_resnet"}, "dataset": {"name": "digits"}, "budget": {"macs": "50%"}}
+_CHECKED = 120.0
+"""Seconds that the first submission may take: the child that checks jobs loads torch for it."""
+
+
+def client(url: str) -> httpx2.Client:
+    return httpx2.Client(base_url=url, headers=AUTHORIZED, timeout=60)
+
+
+def submit(http: httpx2.Client, number: int) -> str:
+    """The id of a new job."""
+    spec = SPEC | {"labels": {"number": str(number)}}
+    answer = http.post("/v1/jobs", json=spec, timeout=_CHECKED)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def submissions(url: str, clients: int, seconds: float) -> tuple[list[float], float]:
+    """Milliseconds of every submission, and how many there were a second."""
+    took: list[list[float]] = [[] for _ in range(clients)]
+    began = time.monotonic()
+
+    def go(place: int) -> None:
+        with client(url) as http:
+            while time.monotonic() - began < seconds:
+                since = time.perf_counter()
+                submit(http, place)
+                took[place].append(1000 * (time.perf_counter() - since))
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(go, range(clients)))
+    flat = [found for each in took for found in each]
+    return flat, len(flat) / (time.monotonic() - began)
+
+
+def _train(_: int) -> None:
+    """What a worker of a search does, as far as the cores are concerned."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    images = torch.randn(32, 3, 32, 32)
+    while True:
+        network(images).square().mean().backward()
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    worker = multiprocessing.get_context("spawn").Process(target=_train, args=(0,), daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def rates(name: str, server: Served, clients: int, seconds: float, *, beside: bool) -> None:
+    with client(server.url) as http:
+        submit(http, -1)
+    submissions(server.url, clients, 3.0)
+    with training() if beside else nullcontext():
+        time.sleep(8.0 if beside else 0.0)  # it loads torch
+        spent = server.seconds
+        took, rate = submissions(server.url, clients, seconds)
+        spent = 1000 * (server.seconds - spent) / len(took)
+    cuts = quantiles(took, n=100)
+    what = "a training" if beside else "nothing"
+    cells = (
+        name,
+        what,
+        clients,
+        f"{rate:.0f}",
+        f"{spent:.1f}",
+        f"{cuts[49]:.0f}",
+        f"{cuts[98]:.0f}",
+        f"{max(took):.0f}",
+    )
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def soak(name: str, server: Served, minutes: float, streams: int, rate: float) -> None:
+    over = threading.Event()
+    told = [0] * streams
+
+    def watch(place: int, job: str) -> None:
+        while not over.is_set():
+            with client(server.url) as http, http.stream("GET", f"/v1/jobs/{job}/events", headers=_LIVE) as answer:
+                assert answer.status_code == 200, answer.status_code
+                for line in answer.iter_lines():
+                    told[place] += line.startswith("id:")
+                    if over.is_set():
+                        return
+
+    with client(server.url) as http:
+        jobs = [submit(http, number) for number in range(streams)]
+    threads = [threading.Thread(target=watch, args=found, daemon=True) for found in enumerate(jobs)]
+    for thread in threads:
+        thread.start()
+    submitted, failed, began = 0, 0, time.monotonic()
+    first: tuple[float, int] | None = None
+    print("minute  submitted  failed  streams that were told  MB  open files  CPU s", flush=True)
+    with client(server.url) as http:
+        while (now := time.monotonic() - began) < 60 * minutes:
+            if submitted < rate * now:
+                try:
+                    submit(http, submitted)
+                except (AssertionError, httpx2.TransportError):
+                    failed += 1
+                submitted += 1
+                if submitted % round(60 * rate) == 0:
+                    first = first or (server.megabytes, server.descriptors)
+                    _report(now / 60, submitted, failed, told, server)
+            else:
+                time.sleep(0.005)
+    over.set()
+    assert first is not None
+    grown = server.megabytes / first[0] - 1
+    print(f"{name}: memory {grown:+.1%} and open files {server.descriptors - first[1]:+d} since the first minute")
+
+
+_LIVE = {"Accept": "text/event-stream"}
+
+
+def _report(minute: float, submitted: int, failed: int, told: Sequence[int], server: Served) -> None:
+    hearing = sum(count > 0 for count in told)
+    print(
+        f"{minute:6.1f}  {submitted:9,}  {failed:6}  {hearing:22}  {server.megabytes:.1f}  {server.descriptors:10}  "
+        f"{server.seconds:5.0f}",
+        flush=True,
+    )
+
+
+@contextmanager
+def database(name: str, home: Path) -> Iterator[str]:
+    if name == "sqlite":
+        yield f"sqlite:///{home / 'stillhouse.db'}"
+        return
+    postgres = new_postgres(durable=True)
+    try:
+        postgres.start()
+        yield postgres.url
+    finally:
+        postgres.remove()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("databases", nargs="*", default=["sqlite", "postgres"])
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--beside", action="store_true", help="a process that trains has the same cores")
+    parser.add_argument("--soak", type=float, metavar="MINUTES")
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=20.0, help="submissions a second while soaking")
+    given = parser.parse_args()
+    unhindered = {
+        "KEY_RATE": 100_000,
+        "KEY_BURST": 100_000,
+        "KEY_STREAMS": given.streams,
+        "EVENT_STREAMS": given.streams,
+    }
+    if given.soak is None:
+        print("| database | beside it | clients | submits/s | server's CPU, ms each | p50, ms | p99, ms | worst, ms |")
+        print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for name in given.databases:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            with database(name, home) as url, serving(url, home, **unhindered) as server:
+                if given.soak is None:
+                    rates(name, server, given.clients, given.seconds, beside=given.beside)
+                else:
+                    soak(name, server, given.soak, given.streams, given.rate)
+
+
+if __name__ == "__main__":
+    main()
