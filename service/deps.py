@@ -26,14 +26,6 @@ DEEPEST = 32
 """Levels of nesting in a body."""
 _LARGEST_DIGITS = 400
 """A number written longer than that is no number of ours, and costs quadratic time to read."""
-_JOB_ID = re.compile(r"job_[0-9a-z]{26}")
-_TRIAL_ID = re.compile(r"trial_[0-9a-z]{26}")
-_KEY_ID = re.compile(r"key_[0-9a-z]{26}")
-_WEBHOOK_ID = re.compile(r"webhook_[0-9a-z]{26}")
-_DELIVERY_ID = re.compile(r"delivery_[0-9a-z]{26}")
-_UPLOAD_ID = re.compile(r"upl_[0-9a-z]{26}")
-_TEACHER_ID = re.compile(r"tch_[0-9a-z]{26}")
-_DATASET_ID = re.compile(r"ds_[0-9a-z]{26}")
 
 
 async def _settings(request: Request) -> Settings:
@@ -95,54 +87,45 @@ async def _datasets(request: Request, caller: CallerDep) -> Register:
 P = TypeVar("P", bound=Part)
 
 
+def _of_form(kind: str, prefix: str, given: str) -> str:
+    """Ids of another form are not asked for: a database may choke on a NUL, and there is no such thing anyway."""
+    if not re.fullmatch(rf"{prefix}_[0-9a-z]{{26}}", given):
+        raise NotFound(f"there is no {kind} `{given[:64]}`")
+    return given
+
+
 async def _job_id(job_id: str) -> str:
-    """Ids of another form are not asked for: a database may choke on a NUL, and there is no such job anyway."""
-    if not _JOB_ID.fullmatch(job_id):
-        raise NotFound(f"there is no job `{job_id[:64]}`")
+    _of_form("job", "job", job_id)
     journal.about(job_id=job_id)
     return job_id
 
 
 async def _trial_id(trial_id: str) -> str:
-    if not _TRIAL_ID.fullmatch(trial_id):
-        raise NotFound(f"there is no trial `{trial_id[:64]}`")
-    return trial_id
+    return _of_form("trial", "trial", trial_id)
 
 
 async def _key_id(key_id: str) -> str:
-    if not _KEY_ID.fullmatch(key_id):
-        raise NotFound(f"there is no key `{key_id[:64]}`")
-    return key_id
+    return _of_form("key", "key", key_id)
 
 
 async def _webhook_id(webhook_id: str) -> str:
-    if not _WEBHOOK_ID.fullmatch(webhook_id):
-        raise NotFound(f"there is no webhook `{webhook_id[:64]}`")
-    return webhook_id
+    return _of_form("webhook", "webhook", webhook_id)
 
 
 async def _delivery_id(delivery_id: str) -> str:
-    if not _DELIVERY_ID.fullmatch(delivery_id):
-        raise NotFound(f"the webhook has no delivery `{delivery_id[:64]}`")
-    return delivery_id
+    return _of_form("delivery", "delivery", delivery_id)
 
 
 async def _upload_id(upload_id: str) -> str:
-    if not _UPLOAD_ID.fullmatch(upload_id):
-        raise NotFound(f"there is no upload `{upload_id[:64]}`")
-    return upload_id
+    return _of_form("upload", "upl", upload_id)
 
 
 async def _teacher_id(teacher_id: str) -> str:
-    if not _TEACHER_ID.fullmatch(teacher_id):
-        raise NotFound(f"there is no teacher `{teacher_id[:64]}`")
-    return teacher_id
+    return _of_form("teacher", "tch", teacher_id)
 
 
 async def _dataset_id(dataset_id: str) -> str:
-    if not _DATASET_ID.fullmatch(dataset_id):
-        raise NotFound(f"there is no dataset `{dataset_id[:64]}`")
-    return dataset_id
+    return _of_form("dataset", "ds", dataset_id)
 
 
 async def _idempotency_key(

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Response
 
 from service.auth import CallerDep, may_administer, may_read
 from service.deps import AccountDep, JsonBody, KeyId, read_body
-from service.description import answers, body, shown
+from service.description import answers, body
 from service.routes import pages
+from service.routes.creation import creation, made
 from service.schemas import (
     AuditEntry,
     AuditPage,
@@ -26,6 +27,7 @@ from service.store.ports import Key, Quota
 
 router = APIRouter(prefix="/v1", tags=["account"])
 
+_SECRET = "sth_made-up-example-of-a-key-0123456789abcdefghi"  # noqa: S105 - it opens nothing
 _KEY = {
     "id": "key_01ke7bq8k0f7m2s5v9x3y6z1ab",
     "tenant": "vision",
@@ -54,7 +56,6 @@ _USAGE = {
         )
     },
 }
-_FOLLOWS = {"parameters": {"key_id": "$response.body#/id"}}
 
 
 @router.post(
@@ -64,19 +65,7 @@ _FOLLOWS = {"parameters": {"key_id": "$response.body#/id"}}
     status_code=201,
     response_model=NewKey,
     responses={
-        201: {
-            "description": "The key, shown this once",
-            "content": {
-                "application/json": {
-                    "example": shown({**_KEY, "key": "sth_made-up-example-of-a-key-0123456789abcdefghi"})
-                }
-            },
-            "headers": {"Location": {"description": "Where it is described", "schema": {"type": "string"}}},
-            "links": {
-                "get": {"operationId": "keys.get", **_FOLLOWS},
-                "revoke": {"operationId": "keys.revoke", **_FOLLOWS},
-            },
-        },
+        **creation("key", {**_KEY, "key": _SECRET}, "get", "revoke", told="shown this once", once=False),
         **answers(
             "MALFORMED_JSON",
             "UNAUTHENTICATED",
@@ -92,9 +81,7 @@ def create_key(document: JsonBody, account: AccountDep) -> Response:
     """Make a key of the caller's own tenant. Only its SHA-256 is kept: what this answers cannot be asked for again."""
     asked = read_body(KeyRequest, document)
     key, secret = account.create_key(asked.name, asked.scope, asked.expires_in_seconds)
-    made = NewKey(**asdict(key), key=secret)
-    headers = {"Location": f"/v1/keys/{key.id}"}
-    return Response(made.model_dump_json(), 201, headers, media_type="application/json")
+    return made(NewKey(**asdict(key), key=secret), f"/v1/keys/{key.id}")
 
 
 @router.get(

@@ -20,6 +20,7 @@ from service.examples import JOB, PLAN, QUEUED_JOB, SPEC, TRIAL
 from service.filters import JOBS, TRIALS, By
 from service.findings import Document
 from service.lookout import Lookout
+from service.routes.creation import creation, made
 from service.routes.lists import Asked
 from service.schemas import JobPage, JobPaging, Plan, Submission, TrialPage, TrialPaging, Waiting
 from service.store.ports import Jobs
@@ -31,8 +32,6 @@ NEWEST = (By(("created_at",), True),)
 _PATIENCE_SECONDS = 1.0
 """Between looks whether a waiting client is still there."""
 _ON_A_JOB = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
-_FOLLOWS = {"parameters": {"job_id": "$response.body#/id"}}
-_TAGGED = {"ETag": {"description": "The job's `revision`, for If-Match", "schema": {"type": "string"}}}
 
 REFUSED = (
     "INVALID_SPEC",
@@ -45,24 +44,12 @@ REFUSED = (
     "BUSY",
 )
 """What may be wrong with a spec, or with the time."""
-_NEW: dict[int | str, dict[str, Any]] = {
-    201: {
-        "description": "The job, on record",
-        "content": {"application/json": {"example": shown(QUEUED_JOB)}},
-        "headers": {
-            "Location": {"description": "The job's address", "schema": {"type": "string"}},
-            "Idempotency-Replayed": {
-                "description": "`true` when the key had made this job before",
-                "schema": {"type": "string", "enum": ["true"]},
-            },
-            **_TAGGED,
-        },
-        "links": {
-            name: {"operationId": f"jobs.{name}", **_FOLLOWS}
-            for name in ("get", "events", "cancel", "pause", "resume", "trials", "clone", "delete")
-        },
-    }
-}
+_NEW = creation(
+    "job",
+    QUEUED_JOB,
+    *("get", "events", "cancel", "pause", "resume", "trials", "clone", "delete"),
+    ETag="The job's `revision`, for If-Match",
+)
 _NOT_MADE = (
     "MALFORMED_JSON",
     "MALFORMED_REQUEST",
@@ -212,8 +199,7 @@ def submitted(
     record, created = jobs.submit(
         spec, idempotency_key=key, fingerprint=_fingerprint(spec), parent=parent, action=action
     )
-    headers = {"Location": f"/v1/jobs/{record.id}", "ETag": _tag(record)}
-    return _answer(_shown(jobs, record), 201, headers | ({} if created else {"Idempotency-Replayed": "true"}))
+    return made(_shown(jobs, record), f"/v1/jobs/{record.id}", new=created, ETag=_tag(record))
 
 
 def tagged(jobs: Jobs, record: JobRecord, response: Response) -> JobDocument:

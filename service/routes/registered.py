@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
@@ -19,8 +19,7 @@ from service.deps import (
     once,
     read_body,
 )
-from service.description import answers, body, shown
-from service.findings import Document
+from service.description import answers, body
 from service.holdings import (
     DatasetDocument,
     DatasetPage,
@@ -32,6 +31,7 @@ from service.holdings import (
     TeacherRequest,
 )
 from service.routes import pages
+from service.routes.creation import creation, made
 from service.schemas import Paging
 from service.store.ports import Registered
 
@@ -101,25 +101,6 @@ _ASKED = (
 )
 
 
-def _new(kind: str, example: dict[str, Any], *links: str) -> dict[int | str, dict[str, Any]]:
-    """How `responses` of a POST describe its success."""
-    follows = {"parameters": {f"{kind}_id": "$response.body#/id"}}
-    return {
-        201: {
-            "description": f"The {kind}, on record",
-            "content": {"application/json": {"example": shown(example)}},
-            "headers": {
-                "Location": {"description": f"The {kind}'s address", "schema": {"type": "string"}},
-                "Idempotency-Replayed": {
-                    "description": f"`true` when the key had made this {kind} before",
-                    "schema": {"type": "string", "enum": ["true"]},
-                },
-            },
-            "links": {name: {"operationId": f"{kind}s.{name}", **follows} for name in links},
-        }
-    }
-
-
 @teachers.post(
     "",
     operation_id="teachers.create",
@@ -127,7 +108,7 @@ def _new(kind: str, example: dict[str, Any], *links: str) -> dict[int | str, dic
     status_code=201,
     response_model=TeacherDocument,
     responses={
-        **_new("teacher", _TEACHER, "get", "delete"),
+        **creation("teacher", _TEACHER, "get", "delete"),
         **answers(*_ASKED, "WEIGHTS_UNUSABLE", "UNSUPPORTED_NETWORK"),
     },
     openapi_extra=body(TeacherRequest, {"name": "pets, March", "teacher": _SPEC, "dataset": _PETS}),
@@ -142,12 +123,12 @@ async def create_teacher(document: JsonBody, key: IdempotencyKey, register: Teac
     sent = once("teachers.create", key, asked)
     former = await run_in_threadpool(register.replay, sent)
     if former is not None:
-        return _made(_teacher(former), f"/v1/teachers/{former.id}", new=False)
+        return made(_teacher(former), f"/v1/teachers/{former.id}", new=False)
     dataset = asked.dataset.model_dump(mode="json")
     facts = {**await asking.teacher(asked.teacher, asked.dataset), "dataset": dataset}
     spec = asked.teacher.model_dump(mode="json", exclude_unset=True)
     found, new = await run_in_threadpool(register.create, asked.name, spec, facts, sent)
-    return _made(_teacher(found), f"/v1/teachers/{found.id}", new=new)
+    return made(_teacher(found), f"/v1/teachers/{found.id}", new=new)
 
 
 @teachers.get(
@@ -188,7 +169,7 @@ def delete_teacher(teacher_id: TeacherId, register: TeachersDep) -> Response:
     dependencies=[may_submit],
     status_code=201,
     response_model=DatasetDocument,
-    responses={**_new("dataset", _DATASET, "get", "report", "delete"), **answers(*_ASKED)},
+    responses={**creation("dataset", _DATASET, "get", "report", "delete"), **answers(*_ASKED)},
     openapi_extra=body(DatasetRequest, {"name": "pets", "dataset": _PETS}),
 )
 async def create_dataset(document: JsonBody, key: IdempotencyKey, register: DatasetsDep, asking: AskingDep) -> Response:
@@ -202,11 +183,11 @@ async def create_dataset(document: JsonBody, key: IdempotencyKey, register: Data
     sent = once("datasets.create", key, asked)
     former = await run_in_threadpool(register.replay, sent)
     if former is not None:
-        return _made(_dataset(former), f"/v1/datasets/{former.id}", new=False)
+        return made(_dataset(former), f"/v1/datasets/{former.id}", new=False)
     facts = await asking.dataset(asked.dataset)
     spec = asked.dataset.model_dump(mode="json", exclude_unset=True)
     found, new = await run_in_threadpool(register.create, asked.name, spec, facts, sent)
-    return _made(_dataset(found), f"/v1/datasets/{found.id}", new=new)
+    return made(_dataset(found), f"/v1/datasets/{found.id}", new=new)
 
 
 @datasets.get(
@@ -245,11 +226,6 @@ def delete_dataset(dataset_id: DatasetId, register: DatasetsDep) -> Response:
     """Take a dataset from the register. Its files stay where they are, and jobs hold a copy of its `spec`."""
     register.delete(dataset_id)
     return Response(status_code=204)
-
-
-def _made(document: Document, address: str, *, new: bool) -> Response:
-    headers = {"Location": address} | ({} if new else {"Idempotency-Replayed": "true"})
-    return Response(document.model_dump_json(), 201, headers, media_type="application/json")
 
 
 def _teacher(found: Registered) -> TeacherDocument:

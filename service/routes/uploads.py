@@ -29,10 +29,11 @@ from service.deps import (
     once,
     read_body,
 )
-from service.description import answers, body, shown
+from service.description import answers, body
 from service.holdings import LARGEST_UPLOAD, UploadDocument, UploadPage, UploadRequest
 from service.problems import Refusal
 from service.routes import pages
+from service.routes.creation import creation, made
 from service.schemas import Paging
 from service.store.ports import QuotaSpent, Upload, Uploads, Whole
 from workers.ports import PIECE, Artifact
@@ -53,7 +54,6 @@ _EXAMPLE = {
     "created_at": "2026-01-05T09:30:00Z",
     "completed_at": "2026-01-05T09:30:04Z",
 }
-_FOLLOWS = {"parameters": {"upload_id": "$response.body#/id"}}
 _ON_ONE = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
 
 
@@ -88,22 +88,9 @@ class Intake:
     status_code=201,
     response_model=UploadDocument,
     responses={
-        201: {
-            "description": "The upload, whose content may come now",
-            "content": {"application/json": {"example": shown(_EXAMPLE | {"completed_at": None})}},
-            "headers": {
-                "Location": {"description": "The upload's address", "schema": {"type": "string"}},
-                "Idempotency-Replayed": {
-                    "description": "`true` when the key had made this upload before",
-                    "schema": {"type": "string", "enum": ["true"]},
-                },
-            },
-            "links": {
-                "get": {"operationId": "uploads.get", **_FOLLOWS},
-                "content": {"operationId": "uploads.content", **_FOLLOWS},
-                "delete": {"operationId": "uploads.delete", **_FOLLOWS},
-            },
-        },
+        **creation(
+            "upload", _EXAMPLE | {"completed_at": None}, "get", "content", "delete", told="whose content may come now"
+        ),
         **answers(
             "MALFORMED_JSON",
             "MALFORMED_REQUEST",
@@ -130,8 +117,7 @@ def create(document: JsonBody, key: IdempotencyKey, uploads: UploadsDep, setting
         told = f"this server takes files of up to {settings.upload_bytes:,} bytes; send a smaller one"
         raise InvalidBody([FieldError("/bytes", "INVALID_VALUE", told, (str(settings.upload_bytes),))])
     upload, new = uploads.declare(asked.bytes, asked.sha256, once("uploads.create", key, asked))
-    headers = {"Location": f"/v1/uploads/{upload.id}"} | ({} if new else {"Idempotency-Replayed": "true"})
-    return Response(_document(upload).model_dump_json(), 201, headers, media_type="application/json")
+    return made(_document(upload), f"/v1/uploads/{upload.id}", new=new)
 
 
 @router.put(

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Query, Request, Response
 from search.errors import FieldError
 from service.auth import may_administer
 from service.deps import DeliveryId, IdempotencyKey, InvalidBody, JsonBody, WebhookId, WebhooksDep, once, read_body
-from service.description import answers, body, shown
+from service.description import answers, body
 from service.egress import Forbidden, Gate
 from service.problems import Refusal
 from service.routes import pages
+from service.routes.creation import creation, made
 from service.schemas import (
     DeliveryDocument,
     DeliveryPage,
@@ -55,7 +56,6 @@ _DEAD: dict[str, Any] = {
 _DUE = {**_DEAD, "state": "WAITING", "next_at": "2026-01-06T10:00:00Z", "dead_at": None}
 _TEST = {**_DUE, "kind": "WEBHOOK_TEST", "job_id": None, "seq": None, "attempts": 0, "status": None, "error": ""}
 _TEST |= {"created_at": _TEST["next_at"]}
-_FOLLOWS = {"parameters": {"webhook_id": "$response.body#/id"}}
 _ON_A_WEBHOOK = ("UNAUTHENTICATED", "NOT_FOUND")
 
 
@@ -65,21 +65,12 @@ _ON_A_WEBHOOK = ("UNAUTHENTICATED", "NOT_FOUND")
     status_code=201,
     response_model=NewWebhook,
     responses={
-        201: {
-            "description": "The webhook, with its secret",
-            "content": {"application/json": {"example": shown({**_WEBHOOK, "secret": _SECRET})}},
-            "headers": {
-                "Location": {"description": "Where it is described", "schema": {"type": "string"}},
-                "Idempotency-Replayed": {
-                    "description": "`true` when an earlier request had made it",
-                    "schema": {"type": "string"},
-                },
-            },
-            "links": {
-                name: {"operationId": f"webhooks.{name}", **_FOLLOWS}
-                for name in ("get", "delete", "deliveries", "test")
-            },
-        },
+        **creation(
+            "webhook",
+            {**_WEBHOOK, "secret": _SECRET},
+            *("get", "delete", "deliveries", "test"),
+            told="with its secret",
+        ),
         **answers(
             "MALFORMED_JSON",
             "MALFORMED_REQUEST",
@@ -111,9 +102,7 @@ def create_webhook(request: Request, document: JsonBody, key: IdempotencyKey, we
     except Forbidden as error:
         raise InvalidBody([FieldError("/url", error.code, error.message)]) from None
     found, created = webhooks.create(asked.url, asked.kinds, once=once("webhooks.create", key, asked))
-    made = NewWebhook(**_fields(found), secret=found.secret)
-    headers = {"Location": f"/v1/webhooks/{found.id}"} | ({} if created else {"Idempotency-Replayed": "true"})
-    return Response(made.model_dump_json(), 201, headers, media_type="application/json")
+    return made(NewWebhook(**_fields(found), secret=found.secret), f"/v1/webhooks/{found.id}", new=created)
 
 
 @router.get(
