@@ -30,8 +30,8 @@ from benchmarks.served import AUTHORIZED, serving
 from search.spec import read_spec
 from service.examples import JOB, SPEC
 from service.store.engine import connect, migrate
-from service.store.ports import DEFAULT
 from service.store.tables import events, jobs, logs, phases, scores, trials
+from service.store.values import DEFAULT
 from tests.databases import new_postgres
 
 JOBS, TRIALS, RUNGS, LARGE = 10_000, 33, 3, 10_000

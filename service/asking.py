@@ -14,7 +14,8 @@ from fastapi.concurrency import run_in_threadpool
 from search.files import upload_in
 from search.spec import JobSpec, Pick, TeacherSpec
 from service.checker import Checker, CheckerBusy
-from service.store.ports import Caller, Record
+from service.store.ports import Record
+from service.store.values import Caller
 
 CHECKS_AT_ONCE, CHECKS_WAITING = 8, 64
 LOOK_SHARE = 1 / 3

@@ -16,7 +16,8 @@ from service import journal
 from service.oidc import Provider, ProviderUnavailable, TokenRefused
 from service.problems import Refusal, request_id
 from service.settings import Settings
-from service.store.ports import DEFAULT, Caller, Record, Scope
+from service.store.ports import Record
+from service.store.values import DEFAULT, Caller, Scope
 from service.throttle import Throttle
 
 logger = logging.getLogger("stillhouse.api")

@@ -31,7 +31,7 @@ from service.documents import ArtifactDocument, EventDocument, JobDocument, LogL
 from service.pictures import CurveDocument, ParetoDocument, SensitivityDocument
 from service.registers import CHECKING, Datasets, Teachers, Uploads
 from service.schemas import CatalogEntry, DeliveryDocument, NewWebhook, Plan, Server, Usage, WebhookDocument
-from service.store.ports import DeliveryState
+from service.store.values import DeliveryState
 from service.takehome import placing, safe_name, student_file
 from service.timeline import TimelineDocument
 from service.wire import (

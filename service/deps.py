@@ -19,7 +19,8 @@ from service.asking import Asking, Questions
 from service.auth import CallerDep
 from service.problems import Refusal
 from service.settings import Settings
-from service.store.ports import Account, Jobs, Once, Record, Register, Uploads, Views, Webhooks
+from service.store.ports import Account, Jobs, Record, Register, Uploads, Views, Webhooks
+from service.store.values import Once
 from workers.ports import Artifacts
 
 DEEPEST = 32

@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from search.errors import FieldError
 from search.spec import JobSpec
 from service.problems import KINDS, MEDIA_TYPE, FieldProblem, Problem, problem
-from service.store.ports import Scope
+from service.store.values import Scope
 
 _REF = "#/components/schemas/{model}"
 _ALWAYS = ("MALFORMED_REQUEST", "UNKNOWN_HOST", "FOREIGN_ORIGIN", "INTERNAL")

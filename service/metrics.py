@@ -23,7 +23,8 @@ from prometheus_client.registry import Collector
 from search.errors import FieldError, StoreUnavailable
 from service.settings import PREFIX, InvalidSettings, Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
-from service.store.ports import Backlog, Figures, Record, Spread, Tally
+from service.store.ports import Record
+from service.store.values import Backlog, Figures, Spread, Tally
 from service.throttle import Throttle
 from workers.dispatcher import Dispatcher
 

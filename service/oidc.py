@@ -19,7 +19,7 @@ import httpx2
 import jwt
 
 from search.errors import StillhouseError
-from service.store.ports import Scope
+from service.store.values import Scope
 
 logger = logging.getLogger("stillhouse.oidc")
 

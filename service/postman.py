@@ -23,7 +23,8 @@ from search.errors import StillhouseError
 from service import signing
 from service.egress import SECONDS, Answer, Egress, Forbidden
 from service.store.outbox import AT_ONCE
-from service.store.ports import Letter, Outbox
+from service.store.ports import Outbox
+from service.store.values import Letter
 from service.wire import seconds_asked
 
 logger = logging.getLogger("stillhouse.webhooks")

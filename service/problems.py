@@ -32,7 +32,7 @@ from search.errors import (
     did_you_mean,
 )
 from service.checker import CheckerBusy
-from service.store.ports import QuotaSpent
+from service.store.values import QuotaSpent
 
 logger = logging.getLogger("stillhouse.api")
 

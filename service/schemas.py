@@ -13,7 +13,7 @@ from service.documents import ArtifactDocument, EventDocument, JobDocument, LogL
 from service.findings import Cost, Document
 from service.grammar import LONGEST
 from service.pictures import MOST_POINTS
-from service.store.ports import DeliveryState, Scope
+from service.store.values import DeliveryState, Scope
 from workers.events import Kind
 from workers.ports import JobState, Level
 

@@ -30,8 +30,8 @@ from service.settings import PREFIX, InvalidSettings, Settings
 from service.store import engine as database
 from service.store.ledger import SqlLedger
 from service.store.outbox import SqlOutbox
-from service.store.ports import DEFAULT, Caller, Scope
 from service.store.record import SqlRecord
+from service.store.values import DEFAULT, Caller, Scope
 from service.traces import open_traces
 from service.turnstile import CONNECTIONS, HEAD_BYTES, Connection
 from workers.artifacts import FolderArtifacts

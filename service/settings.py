@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from search.errors import FieldError, InvalidSpec
-from service.store.ports import Scope
+from service.store.values import Scope
 
 PREFIX = "STILLHOUSE_"
 SHORTEST_KEY = 16

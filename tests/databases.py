@@ -18,9 +18,9 @@ from service.filters import By, Comparison, Operator
 from service.store.engine import connect, migrate
 from service.store.jobs import SqlJobs
 from service.store.ledger import SqlLedger
-from service.store.ports import DEFAULT, Caller, Listing, Scope
 from service.store.record import SqlRecord
 from service.store.tables import metadata, now, tenants
+from service.store.values import DEFAULT, Caller, Listing, Scope
 from tests.needs import missing
 from workers.ports import JobRecord, JobState
 

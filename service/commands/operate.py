@@ -21,7 +21,7 @@ from service.commands.options import Json
 from service.schemas import LONGEST_LIFE, KeyDocument, NewKey, QuotaUse, Usage
 from service.screens.tables import keys_table, tenants_table
 from service.settings import read_settings
-from service.store.ports import DEFAULT, Caller, Quota, Scope
+from service.store.values import DEFAULT, Caller, Quota, Scope
 from service.terminal import Terminal
 
 if TYPE_CHECKING:

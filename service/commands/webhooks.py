@@ -11,7 +11,7 @@ from service.client import Client
 from service.commands.options import Json, Url
 from service.schemas import WebhookDocument
 from service.screens.tables import deliveries_table, webhooks_table
-from service.store.ports import DeliveryState
+from service.store.values import DeliveryState
 from service.terminal import Terminal
 
 webhooks = typer.Typer(help="Webhooks: have another service told of your jobs.", no_args_is_help=True)

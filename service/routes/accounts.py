@@ -23,7 +23,7 @@ from service.schemas import (
     QuotaUse,
     Usage,
 )
-from service.store.ports import Key, Quota
+from service.store.values import Key, Quota
 
 router = APIRouter(prefix="/v1", tags=["account"])
 

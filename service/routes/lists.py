@@ -28,7 +28,7 @@ from service.grammar import Unreadable, read_filter, read_order
 from service.problems import Refusal
 from service.routes import pages
 from service.schemas import JobPaging, TrialPaging
-from service.store.ports import Listing
+from service.store.values import Listing
 
 _LARGEST = 2**63 - 1
 _LONGEST_TEXT = 512

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from service.problems import Refusal
-from service.store.ports import Cursor
+from service.store.values import Cursor
 
 T = TypeVar("T")
 _ID = re.compile(r"[a-z]+_[0-9a-z]{26}")

@@ -33,7 +33,7 @@ from service.holdings import (
 from service.routes import pages
 from service.routes.creation import creation, made
 from service.schemas import Paging
-from service.store.ports import Registered
+from service.store.values import Registered
 
 teachers = APIRouter(prefix="/v1/teachers", tags=["teachers"], dependencies=[may_read])
 datasets = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[may_read])

@@ -35,7 +35,8 @@ from service.problems import Refusal
 from service.routes import pages
 from service.routes.creation import creation, made
 from service.schemas import Paging
-from service.store.ports import QuotaSpent, Upload, Uploads, Whole
+from service.store.ports import Uploads
+from service.store.values import QuotaSpent, Upload, Whole
 from workers.ports import PIECE, Artifact
 from workers.uploads import Uploaded
 

@@ -25,7 +25,7 @@ from service.schemas import (
     WebhookPage,
     WebhookRequest,
 )
-from service.store.ports import Delivery, Webhook
+from service.store.values import Delivery, Webhook
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], dependencies=[may_administer])
 

@@ -15,8 +15,8 @@ from ulid import ULID
 from search.errors import NotFound, UserError
 from service.store import quotas
 from service.store.engine import reading, writing
-from service.store.ports import Caller, Cursor, Entry, Key, Quota, Scope, Share, Tenant
 from service.store.tables import audit, in_seconds, keys, now, tenants
+from service.store.values import Caller, Cursor, Entry, Key, Quota, Scope, Share, Tenant
 
 PREFIX = "sth_"
 """What every key begins with, so that one which leaked is known for what it is."""

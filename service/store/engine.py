@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url, text
 
 from search.errors import StorageFull, StoreUnavailable, UserError
-from service.store.ports import Connections
+from service.store.values import Connections
 
 _BUSY_SECONDS = 10
 _POOL_SECONDS = 5

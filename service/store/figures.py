@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Insert, Text, and_, case, cast, func, select, type_coerce
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.store.ports import Figures, Spread, Tally
 from service.store.tables import in_seconds, jobs, now, phases, scores, tallies, trials
+from service.store.values import Figures, Spread, Tally
 from workers.ports import JobState, Phase
 
 CLAIM_BOUNDS = (0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)

@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 
 from search.errors import KeyReused, NotFound
 from service.store.engine import reading, writing
-from service.store.ports import Caller, Once
 from service.store.tables import idempotency, now
+from service.store.values import Caller, Once
 from workers.rules import key_reused
 
 T = TypeVar("T")

@@ -13,10 +13,10 @@ from search.spec import JobSpec
 from service.store import quotas
 from service.store.accounts import noted
 from service.store.engine import reading, writing
-from service.store.ports import Caller
 from service.store.rows import end, find, put_job, records, tell
 from service.store.tables import events, jobs, now
 from service.store.uploads import hold
+from service.store.values import Caller
 from service.store.views import Ended, standings
 from workers import rules
 from workers.events import Event, Kind

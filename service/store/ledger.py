@@ -32,9 +32,9 @@ from search.errors import StaleClaim, StorageFull, StoreUnavailable
 from search.trial import Score, State, Trial
 from service.store import figures, quotas
 from service.store.engine import reading, writing
-from service.store.ports import Tally
 from service.store.rows import OFF_LEASE, end, find, put_trial, records, tell, trials_of
 from service.store.tables import Moment, artifacts, in_seconds, jobs, logs, now, phases, scores, trials
+from service.store.values import Tally
 from workers import rules
 from workers.events import Kind
 from workers.ports import Artifact, Claim, JobRecord, JobState, Line, Phase, Wish

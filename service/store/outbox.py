@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 from ulid import ULID
 
 from service.store.engine import reading, writing
-from service.store.ports import Backlog, Letter
 from service.store.tables import deliveries, in_seconds, now, webhooks
+from service.store.values import Backlog, Letter
 from workers.events import Kind
 
 KINDS = frozenset(kind for kind in Kind if kind.startswith("JOB_"))

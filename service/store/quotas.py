@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Connection, Row, and_, func, insert, or_, select, type_coerce, update
 
 from search.spec import JobSpec
-from service.store.ports import BeyondQuota, Quota, QuotaSpent, Share
 from service.store.tables import artifacts, jobs, now, tenants, uploads, usage
+from service.store.values import BeyondQuota, Quota, QuotaSpent, Share
 from workers.ports import JobState
 
 Limits = Mapping[Quota, int | None]

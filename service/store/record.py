@@ -15,10 +15,10 @@ from service.store.engine import connections, current_revision, reading, writing
 from service.store.figures import SETTLED_SECONDS, figures
 from service.store.jobs import SqlJobs
 from service.store.outbox import backlog
-from service.store.ports import Backlog, Caller, Connections, Figures, Key
 from service.store.register import SqlRegister
 from service.store.tables import in_seconds, jobs, keys, now, tenants
 from service.store.uploads import SqlUploads
+from service.store.values import Backlog, Caller, Connections, Figures, Key
 from service.store.views import Ended, SqlViews
 from service.store.webhooks import SqlWebhooks
 

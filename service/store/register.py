@@ -12,9 +12,9 @@ from search.errors import NotFound
 from service.store.accounts import noted
 from service.store.engine import reading, writing
 from service.store.idempotency import carry_out, replayed
-from service.store.ports import Caller, Cursor, Once, Registered
 from service.store.tables import datasets, now, teachers
 from service.store.uploads import hold
+from service.store.values import Caller, Cursor, Once, Registered
 from workers import rules
 
 Shelf = Literal["teachers", "datasets"]

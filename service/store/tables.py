@@ -108,7 +108,7 @@ tenants = Table(
     Column("name", Text, primary_key=True),
     Column("created_at", Moment, nullable=False),
     Column("served_at", Moment),  # when a job of it was given out last
-    # What it may have of each; NULL for as much as there is. The names are those of `service.store.ports.Quota`.
+    # What it may have of each; NULL for as much as there is. The names are those of `service.store.values.Quota`.
     Column("queued_jobs", BigInteger),
     Column("concurrent_trials", BigInteger),
     Column("cpu_seconds_per_day", BigInteger),
@@ -398,7 +398,7 @@ deliveries = Table(
 tallies = Table(
     "tallies",
     metadata,
-    Column("name", Text, primary_key=True),  # of `service.store.ports.Tally`
+    Column("name", Text, primary_key=True),  # of `service.store.values.Tally`
     Column("value", BigInteger, nullable=False),
 )
 

@@ -13,9 +13,9 @@ from search.files import no_such_upload, upload_in
 from service.store.accounts import noted
 from service.store.engine import reading, writing
 from service.store.idempotency import carry_out
-from service.store.ports import Caller, Cursor, InUse, Once, Upload, Whole
 from service.store.quotas import admit_bytes
 from service.store.tables import jobs, now, teachers, uploads
+from service.store.values import Caller, Cursor, InUse, Once, Upload, Whole
 
 _POINTER = "/teacher/weights"
 

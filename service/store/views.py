@@ -24,9 +24,9 @@ from service.store.conditions import (
     trial_columns,
 )
 from service.store.engine import reading
-from service.store.ports import Caller, Listing, Page
 from service.store.rows import find, records, trials_where
 from service.store.tables import events, jobs, logs, scores, trials
+from service.store.values import Caller, Listing, Page
 from service.students import named
 from workers import rules
 from workers.events import Event

@@ -14,8 +14,8 @@ from service.store import outbox
 from service.store.accounts import noted
 from service.store.engine import reading, writing
 from service.store.idempotency import carry_out
-from service.store.ports import Caller, Cursor, Delivery, DeliveryState, Once, TooManyWebhooks, Webhook
 from service.store.tables import deliveries, now, tenants, webhooks
+from service.store.values import Caller, Cursor, Delivery, DeliveryState, Once, TooManyWebhooks, Webhook
 
 MOST = 20
 """Webhooks of one tenant: each adds a row to the transaction of every event it wants."""

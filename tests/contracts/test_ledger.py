@@ -21,7 +21,8 @@ from search.spec import JobSpec, read_spec
 from search.trial import Score, State, Trial
 from service.store.jobs import SqlJobs
 from service.store.ledger import SqlLedger
-from service.store.ports import Caller, Jobs
+from service.store.ports import Jobs
+from service.store.values import Caller
 from tests.databases import WholeLedger
 from tests.processes import claim_all, context
 from workers.memory import MemoryLedger

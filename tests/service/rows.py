@@ -11,8 +11,8 @@ from sqlalchemy import Engine, insert
 from search.spec import read_spec
 from search.trial import State
 from service.store.engine import writing
-from service.store.ports import DEFAULT
 from service.store.tables import jobs, scores, trials
+from service.store.values import DEFAULT
 from tests.service.served import SPEC
 from workers.ports import JobState, Phase
 

@@ -24,7 +24,8 @@ from service.checker import CachedChecker, Checker, DirectChecker
 from service.serve import listening_to
 from service.settings import Settings
 from service.store.figures import CLAIM_BOUNDS, TRIAL_BOUNDS
-from service.store.ports import Account, Backlog, Caller, Connections, Figures, Jobs, Spread, Tally, Views, Webhooks
+from service.store.ports import Account, Jobs, Views, Webhooks
+from service.store.values import Backlog, Caller, Connections, Figures, Spread, Tally
 from service.turnstile import CONNECTIONS
 from tests.service.views import MemoryViews
 from workers.memory import MemoryArtifacts, MemoryLedger

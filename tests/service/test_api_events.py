@@ -24,9 +24,9 @@ from service.lookout import LOOK_SECONDS
 from service.routes import events as events_module
 from service.settings import Settings
 from service.store.engine import latest_revision, writing
-from service.store.ports import Scope
 from service.store.record import SqlRecord
 from service.store.tables import keys, now
+from service.store.values import Scope
 from tests.databases import WholeLedger
 from tests.service.receiver import wait_until
 from tests.service.served import SPEC, claimed, client_of, listening, make_app, submitted, succeeded, taught

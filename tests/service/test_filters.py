@@ -37,8 +37,9 @@ from service.filters import (
 from service.grammar import DEEPEST, LONGEST, MOST_COMPARISONS, Unreadable, read_filter, read_order
 from service.settings import Settings
 from service.store.engine import latest_revision
-from service.store.ports import Listing, Views
+from service.store.ports import Views
 from service.store.record import SqlRecord
+from service.store.values import Listing
 from tests.databases import NEWEST_FIRST, OPERATOR
 from tests.service.rows import BEGAN, put_jobs, put_trials
 from tests.service.served import client_of

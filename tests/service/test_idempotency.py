@@ -9,8 +9,8 @@ from search.errors import KeyReused, NotFound
 from service.store.accounts import SqlTenants
 from service.store.engine import reading
 from service.store.idempotency import carry_out
-from service.store.ports import DEFAULT, Caller, Once, Scope
 from service.store.tables import idempotency, now, webhooks
+from service.store.values import DEFAULT, Caller, Once, Scope
 from tests.service.served import in_threads
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start

@@ -27,8 +27,8 @@ from service.oidc import Provider, ProviderUnavailable, TokenRefused
 from service.settings import InvalidSettings, Settings, read_settings
 from service.store.accounts import SqlTenants
 from service.store.engine import latest_revision
-from service.store.ports import Caller, Scope
 from service.store.record import SqlRecord
+from service.store.values import Caller, Scope
 from tests.service.served import SPEC, client_of, in_threads
 from tests.service.test_tenancy import Willing
 from workers.memory import MemoryArtifacts

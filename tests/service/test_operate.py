@@ -22,8 +22,8 @@ from service.serve import _lay_key, _opened
 from service.settings import Settings
 from service.store.accounts import digest_of
 from service.store.engine import connect
-from service.store.ports import Scope
 from service.store.record import SqlRecord
+from service.store.values import Scope
 from service.terminal import Exit, Terminal
 from tests.service.served import listening, make_app
 

@@ -15,9 +15,9 @@ from service.store.accounts import SqlTenants
 from service.store.engine import reading, writing
 from service.store.jobs import SqlJobs
 from service.store.ledger import SqlLedger
-from service.store.ports import BeyondQuota, Caller, Quota, QuotaSpent, Scope
 from service.store.record import SqlRecord
 from service.store.tables import jobs, now, usage
+from service.store.values import BeyondQuota, Caller, Quota, QuotaSpent, Scope
 from workers.ports import Artifact, Claim, JobState, Phase
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start

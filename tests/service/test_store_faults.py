@@ -19,7 +19,7 @@ from search.spec import read_spec
 from search.trial import Score, State, Trial
 from service.store.engine import connect, migrate
 from service.store.outbox import SqlOutbox
-from service.store.ports import DeliveryState, Scope
+from service.store.values import DeliveryState, Scope
 from tests.databases import WholeLedger
 from tests.processes import context, submit_for_ever
 from workers.ports import Artifact, Claim, JobState, Phase

@@ -28,9 +28,9 @@ from service.store.accounts import PREFIX, SqlTenants, digest_of
 from service.store.engine import latest_revision, writing
 from service.store.ledger import SqlLedger
 from service.store.outbox import SqlOutbox
-from service.store.ports import DEFAULT, Caller, Quota, Scope
 from service.store.record import SqlRecord
 from service.store.tables import keys, metadata, now, tenants
+from service.store.values import DEFAULT, Caller, Quota, Scope
 from tests.search.headers import good
 from tests.service.served import SPEC, WEIGHTS, client_of, digest, in_threads, listening
 from workers.memory import MemoryArtifacts

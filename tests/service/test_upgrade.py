@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from search.errors import KeyReused, StoreUnavailable
 from search.spec import read_spec
 from service.store.engine import connect, current_revision, latest_revision, migrate, reading, writing
-from service.store.ports import DEFAULT, Caller, Listing, Quota, Scope
 from service.store.record import SqlRecord
 from service.store.tables import audit, jobs, now, tenants
+from service.store.values import DEFAULT, Caller, Listing, Quota, Scope
 from tests.databases import NEWEST_FIRST, OPERATOR, WholeLedger
 from workers.ports import JobState
 

@@ -26,8 +26,8 @@ from service.settings import Settings
 from service.store.accounts import SqlTenants
 from service.store.engine import latest_revision
 from service.store.ledger import SqlLedger
-from service.store.ports import DEFAULT, Caller, Quota, Scope
 from service.store.record import SqlRecord
+from service.store.values import DEFAULT, Caller, Quota, Scope
 from tests.search.headers import CORPUS, good
 from tests.service.served import SPEC, client_of, digest, in_threads, listening, succeeded
 from tests.service.test_tenancy import Willing

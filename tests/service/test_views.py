@@ -12,8 +12,8 @@ from search.errors import NotFound
 from search.trial import Trial
 from service.filters import TRIALS, By, settled
 from service.store.jobs import SqlJobs
-from service.store.ports import Caller, Listing, Scope
 from service.store.record import SqlRecord
+from service.store.values import Caller, Listing, Scope
 from tests.databases import NEWEST_FIRST, OPERATOR, WholeLedger
 from tests.service.rows import put_jobs, put_trials
 from tests.service.views import MemoryViews

@@ -35,9 +35,9 @@ from service.settings import InvalidSettings, Settings, read_settings
 from service.signing import headers_of, new_secret, verify
 from service.store.engine import latest_revision, writing
 from service.store.outbox import AT_ONCE, KINDS, SqlOutbox
-from service.store.ports import Caller, Delivery, DeliveryState, Scope, TooManyWebhooks, Webhook
 from service.store.record import SqlRecord
 from service.store.tables import deliveries, in_seconds
+from service.store.values import Caller, Delivery, DeliveryState, Scope, TooManyWebhooks, Webhook
 from service.store.webhooks import MOST
 from service.terminal import Exit
 from service.wire import Invalid, NotFound

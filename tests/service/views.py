@@ -8,7 +8,7 @@ from typing import Any
 
 from search.trial import Score, Trial
 from service.filters import By, Path, Value, holds
-from service.store.ports import Listing, Page
+from service.store.values import Listing, Page
 from workers import rules
 from workers.events import Event
 from workers.memory import MemoryLedger
