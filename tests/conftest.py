@@ -1,6 +1,6 @@
 """
 What holds for every test: nothing of the developer's own settings is seen, numbers come from one thread, and Hypothesis
-draws the same examples on every build server.
+draws the same examples on every build server. `STILLHOUSE_TEST_*` says how much some tests try.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import os
 
 # Before torch or Ray is imported: both read the environment once.
 for name in [name for name in os.environ if name.startswith(("STILLHOUSE_", "RAY_"))]:
-    del os.environ[name]
+    if not name.startswith("STILLHOUSE_TEST_"):
+        del os.environ[name]
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from hypothesis import settings  # noqa: E402

@@ -342,11 +342,11 @@ def check(machine: Any, **limits: Any) -> None:
     )
 
 
-RUNS = int(os.environ.get("STILLHOUSE_MODEL_RUNS", "20"))
+RUNS = int(os.environ.get("STILLHOUSE_TEST_MODEL_RUNS", "20"))
 """Of each database; 500 before a release."""
 STEPS = 50
 
-pytestmark = pytest.mark.timeout(60 + 4 * RUNS)
+pytestmark = pytest.mark.timeout(120 + 8 * RUNS)
 
 
 def test_memory_keeps_to_the_model() -> None:

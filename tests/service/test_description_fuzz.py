@@ -3,7 +3,7 @@ The OpenAPI document taken at its word by Schemathesis: everything it says may b
 not, in every phase and under every check, to a real server on both databases.
 
 Jobs are not built here (`Willing`): that a check of a spec answers in words is tests/service/test_checker.py's.
-STILLHOUSE_FUZZ_EXAMPLES raises how many requests each operation gets.
+STILLHOUSE_TEST_FUZZ_EXAMPLES raises how many requests each operation gets.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tests.service.served import listening
 from tests.service.test_tenancy import Willing
 from workers.memory import MemoryArtifacts
 
-EXAMPLES = int(os.environ.get("STILLHOUSE_FUZZ_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("STILLHOUSE_TEST_FUZZ_EXAMPLES", "4"))
 KEY = "a-key-for-whoever-tries-everything"
 
-pytestmark = pytest.mark.timeout(120 + 30 * EXAMPLES)
+pytestmark = pytest.mark.timeout(600 + 60 * EXAMPLES)
 
 
 def test_nothing_that_is_sent_makes_the_document_untrue(engine: Engine, tmp_path: Path) -> None:
