@@ -94,9 +94,11 @@ class Driver:
             StoreUnavailable: the record or the artifacts cannot be reached; the job may be claimed again.
         """
         try:
+            logger.info("begun with claim %d", self._claim.token)
             self._walk()
         except _Stopped:
             if self._watch.wish() is Wish.PAUSE:
+                logger.info("laid down for a pause")
                 self._ledger.rest(self._claim)
                 return None
             return self._close(JobState.CANCELLED, CANCELLED)
@@ -363,10 +365,12 @@ class Driver:
     def _enter(self, phase: Phase) -> None:
         self._go_on()
         self._ledger.enter(self._claim, phase)
+        logger.info("%s: begun", phase)
 
     def _finish(self, phase: Phase, result: R, *, revision: int | None = None) -> R:
         self._watch.alive()
         self._ledger.finish(self._claim, phase, result.model_dump(mode="json"), revision=revision)
+        logger.info("%s: done", phase)
         return result
 
     def _note(self, kind: str, **data: object) -> None:
@@ -382,5 +386,6 @@ class Driver:
             raise _Stopped
 
     def _close(self, state: JobState, reason: str) -> JobState:
+        logger.info("%s%s", state, f": {reason}" if reason else "")
         self._ledger.close(self._claim, state, reason)
         return state
