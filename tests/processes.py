@@ -10,6 +10,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine, event
 
 from search.files import Files
@@ -18,14 +19,15 @@ from service.egress import Egress, Gate
 from service.postman import Postman
 from service.store.engine import connect, migrate, sole
 from service.store.outbox import SqlOutbox
+from tests.bundles import read_back_here
 from tests.databases import WholeLedger
 from workers.artifacts import FolderArtifacts
 from workers.backends.inline import InlineBackend
 from workers.driver import Driver
 from workers.heartbeat import Heartbeat
 
-LEASE_SECONDS = 3.0
-"""Of a driver; when it is killed, the next one has to wait for so long."""
+LEASE_SECONDS = 60.0
+"""Of a driver: longer than any of these lives."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([__name__])
@@ -62,7 +64,8 @@ def migrate_once(url: str) -> None:
 
 
 def drive(url: str, home: Path) -> None:
-    """Claims the one job there is and drives it to its end, as `service.drive` does."""
+    """Claims the one job there is and drives it to its end, as `service.drive` does; its bundle is read back here."""
+    read_back_here(pytest.MonkeyPatch())
     engine = connect(url)
     ledger = WholeLedger(engine)
     claim = ledger.claim("driver", LEASE_SECONDS)

@@ -23,6 +23,7 @@ from search.export import bundle, load, verify
 from search.export.architecture import describe
 from search.export.bundle import FILES, read_bundle, write_bundle
 from search.export.onnx import OPSET, answers, write_onnx
+from tests.bundles import read_back_here
 
 
 class SqueezeExcite(nn.Module):
@@ -85,11 +86,7 @@ def write(student: nn.Module, folder: Path, *, onnx: bool = False) -> dict[str, 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads the bundle back in this process; tests of the fresh one do not ask for this."""
-
-    def bundle_answers(folder: Path, questions: dict[str, Tensor]) -> dict[str, Tensor]:
-        return verify.student_answers(load.load(folder), questions)
-
-    monkeypatch.setattr(bundle, "bundle_answers", bundle_answers)
+    read_back_here(monkeypatch)
 
 
 def zoo(name: str, **options: Any) -> Callable[[], nn.Module]:

@@ -11,6 +11,7 @@ import torch
 from search.recipe import prepare
 from search.spec import JobSpec, read_spec
 from service.documents import JobDocument
+from tests.bundles import read_back_here
 from tests.workers.test_driver import House, take_home
 from workers.ports import JobState, Phase
 
@@ -58,7 +59,9 @@ def spec(**changes: object) -> JobSpec:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[House, JobDocument]:
     house = House(tmp_path_factory.mktemp("job"))
-    state, job = house.drive(spec())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        read_back_here(monkeypatch)
+        state, job = house.drive(spec())
     document = house.document(job)
     assert state is JobState.SUCCEEDED, document.reason
     return house, document

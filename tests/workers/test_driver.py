@@ -25,6 +25,7 @@ from search.recipe import prepare
 from search.spec import JobSpec
 from search.trial import State
 from service.documents import JobDocument, job_document
+from tests.bundles import read_back_here
 from tests.workers.scripted import Calm
 from tests.workers.small_job import small_spec
 from workers.artifacts import FolderArtifacts
@@ -79,6 +80,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[House, str]:
     state, job = house.drive(small_spec())
     assert state is JobState.SUCCEEDED
     return house, job
+
+
+@pytest.fixture(autouse=True)
+def here(finished: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first job's student was read back in a process of its own; those of the others are in this one."""
+    read_back_here(monkeypatch)
 
 
 def as_far_as(house: House, phase: Phase, spec: JobSpec) -> tuple[House, str]:
@@ -255,7 +262,9 @@ LADDER = {"macs": ["60%", "30%"], "params": "80%"}
 @pytest.fixture(scope="module")
 def laddered(finished: tuple[House, str]) -> tuple[House, str]:
     house, _ = finished
-    state, job = house.drive(small_spec(budget=LADDER, finalists={"count": 1, "steps": 4, "checkpoint_every": 2}))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        read_back_here(monkeypatch)
+        state, job = house.drive(small_spec(budget=LADDER, finalists={"count": 1, "steps": 4, "checkpoint_every": 2}))
     assert state is JobState.SUCCEEDED
     return house, job
 

@@ -18,6 +18,7 @@ from search.latency.table import Measured, Row, Table, spread
 from search.recipe import prepare
 from search.surgery import Survey
 from search.trial import Trial
+from tests.bundles import read_back_here
 from tests.workers.small_job import small_spec
 from tests.workers.test_driver import House
 from workers.events import Event
@@ -170,6 +171,11 @@ def test_what_is_asked_of_a_worker_and_what_it_answers_can_travel(house: House) 
 @pytest.fixture
 def events() -> list[Event]:
     return []
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_back_here(monkeypatch)
 
 
 @pytest.fixture
