@@ -342,7 +342,7 @@ def check(machine: Any, **limits: Any) -> None:
     )
 
 
-RUNS = int(os.environ.get("STILLHOUSE_TEST_MODEL_RUNS", "20"))
+RUNS = int(os.environ.get("STILLHOUSE_TEST_MODEL_RUNS", "10"))
 """Of each database; 500 before a release."""
 STEPS = 50
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -15,7 +16,10 @@ from search.spec import SpaceSpec
 from search.surgery import survey
 from tests.search.fuzz import Drawn, Plan, plans
 
-pytestmark = pytest.mark.timeout(300)
+NETWORKS = int(os.environ.get("STILLHOUSE_TEST_SURVEY_NETWORKS", "100"))
+"""Drawn and surveyed; 1,000 before a release."""
+
+pytestmark = pytest.mark.timeout(120 + NETWORKS)
 
 SPACE = SpaceSpec(
     divisor=2, steps=4, operators=("low_rank", "separable"), groups=True, resolutions=(9,), min_kernel=1, min_keep=0.2
@@ -23,7 +27,7 @@ SPACE = SpaceSpec(
 IMAGE = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=NETWORKS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plans)
 def test_a_survey_is_exact_or_says_why_not(plan: Plan) -> None:
     model = Drawn(plan).eval()
