@@ -50,12 +50,12 @@ def randomised(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def surveyed(model: nn.Module, image: Tensor, options: SpaceSpec | None = None, students: int = 5) -> Survey:
+def surveyed(model: nn.Module, image: Tensor, options: SpaceSpec | None = None) -> Survey:
     """The survey of a network, after all that it promises was looked at."""
     randomised(model)
     found = survey(model, image, options)
     rng = np.random.default_rng(0)
-    candidates = [found.space.least(), *(found.space.sample(rng) for _ in range(students))]
+    candidates = [found.space.least(), *(found.space.sample(rng) for _ in range(2))]
     costs = found.costs(candidates)
     for at, candidate in enumerate(candidates):
         assert count(found.graft(candidate), image) == {metric: int(values[at]) for metric, values in costs.items()}
@@ -183,7 +183,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 def test_backbones_of_detectors_survey_exactly_and_keep_their_feature_maps(detector: str) -> None:
     build, size = BACKBONES[detector]
     model = build()
-    found = surveyed(model, image_of(size), students=2)
+    found = surveyed(model, image_of(size))
     with torch.no_grad():
         maps, cut = model(image_of(size)), found.graft(found.space.least())(image_of(size))
     assert isinstance(maps, Mapping)
@@ -227,5 +227,5 @@ def test_the_families_of_timm_survey_exactly(name: str) -> None:
     if importlib.util.find_spec("timm") is None:
         missing("timm", "install the extra `timm`")
     timm = importlib.import_module("timm")
-    found = surveyed(timm.create_model(name, pretrained=False, num_classes=10), image_of(64), students=2)
+    found = surveyed(timm.create_model(name, pretrained=False, num_classes=10), image_of(64))
     assert share_of_layers(found) >= TIMM[name]
