@@ -64,11 +64,12 @@ class Files:
             return self._fetched(upload_id, pointer)
         bases = (Path.cwd(),) if self.roots is None else self.roots
         for base in bases:
-            path = (base / location).resolve()
-            if self.roots is not None and not path.is_relative_to(base.resolve()):
-                continue
-            if path.exists():
-                return path
+            with suppress(OSError, RuntimeError):  # a name that is too long, a link that leads to itself
+                path = (base / location).resolve()
+                if self.roots is not None and not path.is_relative_to(base.resolve()):
+                    continue
+                if path.exists():
+                    return path
         if self.roots is None:
             raise UserError(f"`{location}` does not exist", pointer=pointer)
         raise UserError(

@@ -84,7 +84,11 @@ class Tree:
         return entries
 
     def _check_inside(self, link: Path) -> None:
-        if not link.resolve().is_relative_to(self.root):
+        try:
+            inside = link.resolve().is_relative_to(self.root)
+        except RuntimeError:  # it leads to itself
+            inside = False
+        if not inside:
             raise DataError(
                 "this link leads out of the dataset's folder; put the file itself there", file=self.name(link)
             )

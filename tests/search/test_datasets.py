@@ -692,6 +692,12 @@ def test_links_out_of_a_dataset_are_refused(tmp_path: Path) -> None:
         zoo(root, "FashionMNIST", tmp_path / "cache").info()
 
 
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="leads out of the dataset's folder"):
+        Tree(tmp_path, "data").images(tmp_path)
+
+
 def test_the_server_does_not_say_where_its_folders_are(tmp_path: Path) -> None:
     root = mnist(tmp_path / "data")
     (root / "FashionMNIST/raw/train-labels-idx1-ubyte").write_bytes(b"")

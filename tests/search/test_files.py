@@ -73,3 +73,12 @@ def test_what_a_location_names() -> None:
     assert upload_in("upload:x") == "x"
     assert upload_in("folder/upload:x") is None
     assert upload_in(None) is None
+
+
+@pytest.mark.parametrize("location", ["a" * 300, "a/" * 3000, "loop", "loop/x", "a\0b"])
+def test_a_path_that_no_file_can_have_is_not_there(tmp_path: Path, location: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for roots in ((tmp_path,), None):
+        with pytest.raises(UserError) as caught:
+            Files(tmp_path, roots).resolve(location, pointer="/teacher/weights")
+        assert caught.value.errors[0].pointer == "/teacher/weights"
