@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -13,6 +14,9 @@ from search.errors import FieldError, InvalidSpec, did_you_mean
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
 P = TypeVar("P", bound="Part")
+
+_MOST_ERRORS, _LONGEST_WORD = 32, 64
+"""So many mistakes are told, and so much of a name: what answers a large document is not larger still."""
 
 
 class Part(BaseModel):
@@ -23,8 +27,8 @@ class Part(BaseModel):
 
 def read_part(model: type[P], document: object) -> P:
     """
-    Any part from a decoded document; raises `InvalidSpec` with one `FieldError` for every mistake. Nothing is taken for
-    what it is not: neither "5" nor true for a number, nor 1 for true.
+    Any part from a decoded document; raises `InvalidSpec` with one `FieldError` for every mistake, or for the first 32.
+    Nothing is taken for what it is not: neither "5" nor true for a number, nor 1 for true.
     """
     try:
         part = model.model_validate(document)
@@ -61,11 +65,11 @@ def _shown(value: object) -> str:
 
 def field_errors(model: type[BaseModel], errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
     """pydantic's findings about a document meant for `model`, rewritten for the person who wrote the document."""
-    return [_field_error(model, error) for error in errors]
+    return [_field_error(model, error) for error in islice(errors, _MOST_ERRORS)]
 
 
 def _field_error(model: type[BaseModel], error: Mapping[str, Any]) -> FieldError:
-    path = [str(step) for step in error["loc"] if step != "[key]"]
+    path = [str(step)[:_LONGEST_WORD] for step in error["loc"] if step != "[key]"]
     pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
     match error["type"]:
         case "extra_forbidden":
