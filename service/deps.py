@@ -210,7 +210,7 @@ def _expect_json(content_type: str, *kinds: str) -> None:
     kinds = kinds or ("application/json",)
     declared = Message()
     declared["content-type"] = content_type
-    charset = declared.get_content_charset("utf-8")
+    charset = str(declared.get_param("charset", "utf-8")).lower()
     if declared.get_content_type() not in kinds or charset not in ("utf-8", "us-ascii"):
         raise Refusal("UNSUPPORTED_MEDIA_TYPE", f"Send the body as JSON in UTF-8, with `Content-Type: {kinds[0]}`.")
 

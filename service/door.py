@@ -15,21 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from service import journal
-from service.problems import KINDS, MEDIA_TYPE, code_of, internal, problem, response
+from service.problems import KINDS, MEDIA_TYPE, PROTECTION, code_of, internal, problem, response
 
 logger = logging.getLogger("stillhouse.api")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LONGEST_PATH = 256
 """Characters of it in the log."""
-_PROTECTION = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
-    "Cache-Control": "no-store",
-}
 
 Observe = Callable[[str, str, int, float], None]
 """Takes method, route, status and seconds."""
@@ -93,7 +85,7 @@ class _Answer:
             self.started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.request_id
-            for name, value in {**_PROTECTION, **self._scope["state"].get("headers", {})}.items():
+            for name, value in {**PROTECTION, **self._scope["state"].get("headers", {})}.items():
                 headers.setdefault(name, value)
         elif self._foreign is not None:
             if not message.get("more_body", False):

@@ -37,6 +37,15 @@ from service.store.values import QuotaSpent
 logger = logging.getLogger("stillhouse.api")
 
 MEDIA_TYPE = "application/problem+json"
+PROTECTION: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Cache-Control": "no-store",
+}
+"""Headers of every answer, whatever it is and whichever layer gives it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.problems import MEDIA_TYPE, Refusal, problem, response
+from service.problems import MEDIA_TYPE, PROTECTION, Refusal, problem, response
 
 HEAD_BYTES = 32 * 1024
 CONNECTIONS, REQUESTS = 512, 480
@@ -144,10 +144,10 @@ class Connection(H11Protocol):
         instance = f"req_{ULID()}".lower()
         told = problem("MALFORMED_REQUEST", "This is not HTTP, or its head is too large.", instance)
         body = told.model_dump_json().encode()
-        headers = {"Content-Type": MEDIA_TYPE, "X-Request-Id": instance, "Content-Length": len(body)}
-        lines = [f"{name}: {value}".split(": ", 1) for name, value in {**headers, "Connection": "close"}.items()]
+        headers = {"Content-Type": MEDIA_TYPE, "X-Request-Id": instance, "Content-Length": str(len(body))}
+        lines = [*{**PROTECTION, **headers, "Connection": "close"}.items()]
         for event in (
-            h11.Response(status_code=400, headers=lines, reason=b"Bad Request"),  # type: ignore[arg-type]
+            h11.Response(status_code=400, headers=lines, reason=b"Bad Request"),
             h11.Data(data=body),
             h11.EndOfMessage(),
         ):
