@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
@@ -22,6 +22,7 @@ from rich.text import Text
 from search.errors import BudgetImpossible, FieldError, InvalidSpec, NotFound, StillhouseError, UserError
 from service import wire
 from service.board import Board, Happened
+from service.screens.glass import Glass, spelled
 from service.screens.live import event_line, live_screen
 from service.screens.tables import mistakes
 from service.screens.words import Signs
@@ -66,7 +67,7 @@ class Terminal:
     def show(self, picture: RenderableType, document: BaseModel | Mapping[str, Any]) -> None:
         """The document as one JSON object under --json, else the picture."""
         if self.as_json:
-            self.out.file.write(_json(document) + "\n")
+            self.out.file.write(spelled(_json(document)) + "\n")
             self.out.file.flush()
         else:
             self.draw(picture)
@@ -82,7 +83,7 @@ class Terminal:
 
     def line(self, document: BaseModel) -> None:
         """One line of NDJSON."""
-        self.out.file.write(document.model_dump_json() + "\n")
+        self.out.file.write(spelled(document.model_dump_json()) + "\n")
         self.out.file.flush()
 
     def say(self, message: RenderableType, style: str = "") -> None:
@@ -230,8 +231,8 @@ def _json(document: BaseModel | Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, default=lambda value: value.model_dump(mode="json"))
 
 
-def _console(stream: Any) -> Console:
+def _console(stream: Any) -> Glass:
     plain = bool(os.environ.get("NO_COLOR")) or not stream.isatty()
     columns = os.environ.get("COLUMNS", "")
     width = None if stream.isatty() else int(columns) if columns.isdigit() else _WIDTH
-    return Console(file=stream, color_system=None if plain else "auto", width=width, highlight=False, markup=False)
+    return Glass(file=stream, color_system=None if plain else "auto", width=width)

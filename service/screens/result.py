@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from service.documents import JobDocument, TeacherMetrics, TrialDocument
+from service.screens.glass import Glass
 from service.screens.plot import Picture, Point, scatter
 from service.screens.trust import trust_lines
 from service.screens.words import UNICODE, Signs, bound, duration, measure, merit, percent, plural, points, ratio, size
@@ -84,7 +85,7 @@ def _finished(job: JobDocument) -> _Finished | None:
 
 def as_svg(job: JobDocument, candidates: Sequence[Point]) -> str:
     """The screen as it looks in a terminal of 84 columns."""
-    console = Console(record=True, width=84, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Glass(record=True, width=84, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(result_screen(job, candidates, width=84, signs=UNICODE, folder=Path("student")), highlight=False)
     # rich's frame has a viewer fetch fonts from another host; what monospace font there is will do.
     return re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", console.export_svg(title="stillhouse"), flags=re.DOTALL)
