@@ -150,8 +150,10 @@ def held(record: SqlRecord, caller: Caller) -> dict[str, str]:
     return {"upload_id": upload.id, "teacher_id": teacher.id, "dataset_id": dataset.id}
 
 
-@pytest.fixture
-def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
+def furnished(
+    engine: Engine,
+) -> tuple[SqlRecord, MemoryArtifacts, dict[str, dict[Scope, str]], dict[str, dict[str, str]]]:
+    """What is in a `House`: the record, the artifacts, and of each tenant its keys by scope and its ids by name."""
     record, ledger, outbox, artifacts = SqlRecord(engine), SqlLedger(engine), SqlOutbox(engine), MemoryArtifacts()
     secrets: dict[str, dict[Scope, str]] = {}
     ids: dict[str, dict[str, str]] = {}
@@ -173,6 +175,12 @@ def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
         ledger.keep(claim, "weights", artifacts.put(f"jobs/{job.id}/w", WEIGHTS), "application/octet-stream")
         ids[name] = {"job_id": job.id, "trial_id": trial.id, "key_id": made[Scope.READ][0].id}
         ids[name] |= {"webhook_id": webhook.id, "delivery_id": letter.id, **held(record, caller)}
+    return record, artifacts, secrets, ids
+
+
+@pytest.fixture
+def house(engine: Engine, tmp_path: Path) -> Iterator[House]:
+    record, artifacts, secrets, ids = furnished(engine)
     settings = Settings(home=tmp_path, webhook_hosts=("hooks.example.org",))
     app = create_app(settings, record, artifacts, Willing(), schema_version=latest_revision())
     with client_of(app) as http:
