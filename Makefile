@@ -33,7 +33,7 @@ check: setup ## ruff, mypy and import-linter
 
 test: check ## the linters, then every test
 	$(VENV)/bin/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not alone' --durations=10
-	$(VENV)/bin/pytest -m alone
+	$(VENV)/bin/pytest -m alone $$(grep -rl --include='*.py' 'mark.alone' tests)
 
 serve: setup ## start the service on this machine, its state in ~/.stillhouse
 	@$(VENV)/bin/stillhouse serve
