@@ -262,13 +262,13 @@ def test_two_hundred_idle_sockets_keep_nobody_waiting(url: str) -> None:
 
 def test_silence_keeps_nobody_out(tmp_path: Path) -> None:
     app = make_app(tmp_path)
-    with listening(app, connections=12) as url, ExitStack() as held, httpx2.Client(base_url=url) as http:
-        job = http.post("/v1/jobs", json=SPEC).json()["id"]
+    with listening(app, connections=12) as url, ExitStack() as held:
+        job = httpx2.post(f"{url}/v1/jobs", json=SPEC).json()["id"]
         waiting = held.enter_context(connected(url))
         waiting.sendall(request(line=f"GET /v1/jobs/{job}?wait=1 HTTP/1.1"))
         time.sleep(0.2)
         silent = [held.enter_context(connected(url)) for _ in range(60)]
-        assert http.get("/v1/server").status_code == 200
+        assert httpx2.get(f"{url}/v1/server").status_code == 200
         assert silent[0].recv(1) == b"", "the oldest had to go"
         assert waiting.recv(12) == b"HTTP/1.1 200", "the one that waits for its answer did not"
 
