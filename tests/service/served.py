@@ -202,6 +202,7 @@ def digest(data: bytes) -> str:
 def listening(app: FastAPI, listener: socket.socket | None = None, connections: int = CONNECTIONS) -> Iterator[str]:
     """The app behind a real server in a thread of this process; its address."""
     with listener or socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `service.serve` does: 40 ms an answer
         config = listening_to(app, app.state.settings.request_seconds, connections)
         config.timeout_graceful_shutdown = 2
         server = uvicorn.Server(config)

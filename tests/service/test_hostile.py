@@ -13,7 +13,7 @@ import socket
 import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from itertools import cycle
 from pathlib import Path
@@ -140,14 +140,6 @@ def furnished_folder(home: Path) -> Path:
     return data
 
 
-@contextmanager
-def undelayed() -> Iterator[socket.socket]:
-    """A listener such as a server's own: what it sends does not wait for what the client acknowledges."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield listener
-
-
 def test_nothing_hostile_is_taken_or_breaks_anything_or_is_left_behind(engine: Engine, tmp_path: Path) -> None:
     data = furnished_folder(tmp_path)
     record, artifacts, secrets, ids = furnished(engine)
@@ -160,7 +152,7 @@ def test_nothing_hostile_is_taken_or_breaks_anything_or_is_left_behind(engine: E
     sent = [each for each in CORPUS if engine.dialect.name == "sqlite" or each.attack in TO_THE_RECORD]
     before, files = rows(engine), sorted(data.rglob("*"))
     wrong: list[str] = []
-    with undelayed() as listener, listening(app, listener) as url:
+    with listening(app) as url:
         wire = Wire(url)
         for attempt in sent:
             began = time.monotonic()
@@ -225,8 +217,7 @@ def test_what_may_be_kept_comes_back_as_it_came_and_as_nothing_but_json(sqlite: 
     asked = {"teacher": SPEC["teacher"], "dataset": SPEC["dataset"]}
     bodies = cycle((("keys", {}), ("teachers", asked), ("datasets", {"dataset": SPEC["dataset"]})))
     with (
-        undelayed() as listener,
-        listening(app, listener) as url,
+        listening(app) as url,
         httpx2.Client(base_url=url, headers=bearing) as http,
     ):
         job = http.post("/v1/jobs", json=SPEC | {"labels": labels}).json()
