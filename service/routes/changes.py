@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 from fastapi.concurrency import run_in_threadpool
 
-from search.errors import FieldError, IllegalTransition, InvalidSpec, UserError
+from search.errors import FieldError, IllegalTransition, InvalidSpec, StoreUnavailable, UserError
 from search.spec import JobSpec, read_spec
 from service.asking import Questions
 from service.auth import may_read, may_submit
@@ -29,6 +30,8 @@ from service.examples import JOB, QUEUED_JOB
 from service.routes.jobs import MADE, REFUSED, submitted, tagged
 from workers.ports import JobRecord, JobState
 from workers.rules import outdated
+
+logger = logging.getLogger("stillhouse.api")
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[may_read, may_submit])
 
@@ -70,7 +73,7 @@ IfMatch = Annotated[
 def pause(job_id: JobId, jobs: JobsDep, response: Response) -> JobDocument:
     """
     Ask for a pause. A job under way is given back within seconds and keeps all that it has come to but the trainings
-    that were going; until it is resumed, nothing is done for it. Questions again changes nothing.
+    that were going; until it is resumed, nothing is done for it. Asking again changes nothing.
     """
     return tagged(jobs, jobs.request_pause(job_id), response)
 
@@ -179,7 +182,10 @@ def delete(job_id: JobId, jobs: JobsDep, artifacts: ArtifactsDep) -> None:
     record = jobs.delete(job_id)
     for file in record.files:
         if file.artifact.key.startswith(f"jobs/{job_id}/"):
-            artifacts.delete(file.artifact.key)
+            try:
+                artifacts.delete(file.artifact.key)
+            except StoreUnavailable as error:  # the job is gone by now, and saying that nothing was changed is wrong
+                logger.warning("the file %s of a deleted job stays: %s", file.artifact.key, error)
 
 
 _ONLY_SPEC = "a clone differs from its job by its `spec`; put what is to be different there"

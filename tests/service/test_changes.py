@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from search.errors import StoreUnavailable
 from service.client import Client
 from service.routes.changes import merged
 from service.wire import Conflict, Invalid, StatusError
@@ -210,6 +211,18 @@ def test_what_is_deleted_is_gone_with_its_files(
     assert not artifacts.has(file.artifact.key)
     for method, path in (("GET", ""), ("GET", "/events"), ("GET", "/trials"), ("DELETE", ""), ("POST", ":clone")):
         assert client.request(method, f"/v1/jobs/{job_id}{path}").status_code == 404
+
+
+def test_a_file_that_cannot_be_taken_out_does_not_bring_its_job_back(
+    client: TestClient, ledger: MemoryLedger, artifacts: MemoryArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(key: str) -> None:
+        raise StoreUnavailable("the bucket is away")
+
+    job_id = succeeded(ledger, artifacts)
+    monkeypatch.setattr(artifacts, "delete", away)
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 404
 
 
 def test_from_python(tmp_path: Path, ledger: MemoryLedger) -> None:
