@@ -46,10 +46,10 @@ class TimeDocument(Document):
     teacher: int
     """The same of the teacher, measured in turns with the student."""
     ratio: float
-    """The student's time over the teacher's, the median over all turns."""
+    """The student's time over the teacher's: the median over all turns, with `min` least over least."""
     low: float
     high: float
-    """Half of all turns had ratios from `low` to `high`."""
+    """`ratio` lies from `low` to `high`, as that of half of all turns does."""
     samples: int
     """How often the student was timed."""
     environment: dict[str, str | int]

@@ -9,7 +9,7 @@ goes on where the record ends, and a phase whose result is on record is not done
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import TypeVar
@@ -283,12 +283,15 @@ class Driver:
     def _export(self, setting: Setting, chosen: FinalistsResult) -> ExportResult:
         self._enter(Phase.EXPORT)
         budgets, reference = self._budgets(setting, len(chosen.chosen)), teacher_cost(setting.costs)
+        kept: dict[str, dict[int, Budget]] = {winner.trial: {} for winner in chosen.chosen}
+        for level, (winner, budget) in enumerate(zip(chosen.chosen, budgets, strict=True)):
+            kept[winner.trial][level] = budget
         exported: dict[str, tuple[Exported, dict[str, Artifact], Times]] = {}
         students = []
         for level, (winner, budget) in enumerate(zip(chosen.chosen, budgets, strict=True)):
             folder = student_folder(level, len(budgets))
             if winner.trial not in exported:
-                exported[winner.trial] = self._exported(setting, winner.trial, folder)
+                exported[winner.trial] = self._exported(setting, winner.trial, folder, kept[winner.trial])
             student, files, times = exported[winner.trial]
             measured = self._stopwatch.values(times, reference, level)
             student = with_times(student, self._trial(student.trial).cost, times, measured)
@@ -301,7 +304,9 @@ class Driver:
         first = students[0].model_dump()
         return self._finish(Phase.EXPORT, ExportResult(**first, levels=tuple(students) if len(students) > 1 else ()))
 
-    def _exported(self, setting: Setting, trial: str, folder: str) -> tuple[Exported, dict[str, Artifact], Times]:
+    def _exported(
+        self, setting: Setting, trial: str, folder: str, budgets: Mapping[int, Budget]
+    ) -> tuple[Exported, dict[str, Artifact], Times]:
         """The student of a finalist, written, verified and stored under `folder`: its files by name, and its times."""
         written = write_student(setting.student(self._trial(trial)), self._info, self._spec.export)
         files = {
@@ -309,7 +314,8 @@ class Driver:
             for name, data in written.files.items()
         }
         onnx = files.get("student.onnx")
-        times = self._stopwatch.exported(self._trial(trial), onnx.key if onnx else None)
+        reference = teacher_cost(setting.costs)
+        times = self._stopwatch.exported(self._trial(trial), onnx.key if onnx else None, budgets, reference)
         size = files["weights.safetensors"].bytes
         return Exported(trial=trial, cost=written.cost, bytes=size, deviation=written.deviation), files, times
 

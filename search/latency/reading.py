@@ -37,14 +37,17 @@ class Reading(Part):
 
 
 class Comparison(Part):
-    """Two networks measured in turns. `ratio` is the first's time over the second's, the median over all turns."""
+    """
+    Two networks measured in turns. `ratio` is the first's time over the second's: the median over all turns or, where
+    the statistic is `min`, the least time of all over the least time of all.
+    """
 
     first: Reading
     second: Reading
     ratio: float
     low: float
     high: float
-    """Half of all turns had ratios from `low` to `high`."""
+    """`ratio` lies from `low` to `high`, as that of half of all turns does."""
 
 
 def bursts(
@@ -87,13 +90,15 @@ def comparison(
 ) -> Comparison:
     """Of the turns that two calls took in one `bursts`."""
     ratios = [value_of(one, statistic) / value_of(other, statistic) for one, other in zip(first, second, strict=True)]
-    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    if statistic == "min":  # of a turn it may be disturbed, as all its calls were
+        ratio = value_of(np.concatenate(first), statistic) / value_of(np.concatenate(second), statistic)
     return Comparison(
         first=reading(first, statistic, environment),
         second=reading(second, statistic, environment),
-        ratio=float(middle),
-        low=float(low),
-        high=float(high),
+        ratio=float(ratio),
+        low=float(min(low, ratio)),
+        high=float(max(high, ratio)),
     )
 
 

@@ -82,6 +82,14 @@ def test_a_machine_that_slows_down_for_a_while_changes_times_and_not_their_ratio
     assert comparison(first, second, "median", {}).ratio == pytest.approx(2, rel=0.01)
 
 
+def test_the_ratio_of_least_times_is_that_of_calls_that_nothing_disturbed() -> None:
+    """For two of three turns another program held the core, and the smaller network suffered more."""
+    first: list[Samples] = [np.array([50, 51]), np.array([80, 90]), np.array([82, 85])]
+    second: list[Samples] = [np.array([100, 101]), np.array([120, 130]), np.array([121, 140])]
+    assert comparison(first, second, "min", {}).ratio == 0.5
+    assert comparison(first, second, "median", {}).ratio > 0.6
+
+
 @pytest.mark.parametrize(
     ("statistic", "value"), [("median", 50), ("mean", 50), ("min", 0), ("p90", 90), ("p95", 95), ("p99", 99)]
 )
