@@ -197,7 +197,7 @@ def submitted(
     if key is not None and parent is not None:
         key = f"{action} {parent} {key}"  # no key of a client's has a blank in it
     record, created = jobs.submit(
-        spec, idempotency_key=key, fingerprint=_fingerprint(spec), parent=parent, action=action
+        spec, idempotency_key=key, fingerprint=_fingerprint(spec) if key else None, parent=parent, action=action
     )
     return made(_shown(jobs, record), f"/v1/jobs/{record.id}", new=created, ETag=_tag(record))
 

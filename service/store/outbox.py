@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
@@ -28,7 +29,7 @@ AT_ONCE = 4
 _LOOKED_AT, _FORGOTTEN_AT_ONCE = 256, 1000
 
 
-def post(connection: Connection, job: Row[Any], seq: int, kind: str, at: datetime) -> None:
+def post(connection: Connection, job: Row[Any] | SimpleNamespace, seq: int, kind: str, at: datetime) -> None:
     """Puts down one delivery of the event for every webhook of the job's tenant that wants its kind."""
     mine = select(webhooks.c.id, webhooks.c.kinds).where(webhooks.c.tenant == job.tenant, *live())
     wanting = [row.id for row in connection.execute(mine) if kind in row.kinds]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
@@ -38,8 +39,13 @@ def find(connection: Connection, job_id: str, *, tenant: str | None = None, lock
 
 
 def put_job(connection: Connection, values: Mapping[str, Any], happening: Happening) -> JobRecord:
-    """A new job with its first event. As few statements as there can be: how many jobs a server takes hangs on that."""
-    row = connection.execute(insert(jobs).values(events=1, **values).returning(*jobs.c)).one()
+    """
+    A new job with its first event. As few statements as there can be, and nothing comes back that is known: how many
+    jobs a server takes hangs on that.
+    """
+    told = [column for column in jobs.c if column.name not in values or column is jobs.c.created_at]
+    made = connection.execute(insert(jobs).values(events=1, **values).returning(*told)).one()
+    row = SimpleNamespace(**{**values, **made._mapping})
     _append(connection, row, [happening])
     return _record(row, {}, [])
 
@@ -60,7 +66,9 @@ def records(connection: Connection, rows: Sequence[Row[Any]]) -> list[JobRecord]
     return [_record(row, walked[row.id], files[row.id]) for row in rows]
 
 
-def _record(row: Row[Any], walked: Mapping[Phase, PhaseRecord], files: Sequence[StoredFile]) -> JobRecord:
+def _record(
+    row: Row[Any] | SimpleNamespace, walked: Mapping[Phase, PhaseRecord], files: Sequence[StoredFile]
+) -> JobRecord:
     return JobRecord(
         id=row.id,
         state=JobState(row.state),
@@ -125,7 +133,7 @@ def tell(connection: Connection, job_id: str, happenings: Iterable[Happening], *
     _append(connection, connection.execute(numbered).one(), told)
 
 
-def _append(connection: Connection, job: Row[Any], told: Sequence[Happening]) -> None:
+def _append(connection: Connection, job: Row[Any] | SimpleNamespace, told: Sequence[Happening]) -> None:
     """The latest events of a job, in whose row they are counted already."""
     for seq, (kind, data) in enumerate(told, start=job.events - len(told) + 1):
         row = {"job_id": job.id, "seq": seq, "kind": str(kind), "data": rules.plain(data), "at": now()}
