@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -113,21 +113,43 @@ def _ray(_: Settings) -> Finding:
     return _ray_says("import ray; print(f'ray {ray.__version__}')", seconds=60)
 
 
-_START_RAY = """
+_USE_RAY = """
+from service.drive import make_backend
+from service.settings import read_settings
+settings = read_settings()
+where = "started here" if settings.ray_address == "local" else f"the cluster at {settings.ray_address}"
+backend = make_backend("ray", settings.ray_address, settings.ray_token_file)
+def answers(item):
+    yield item * 7
+found = list(backend.map(answers, [6], cpus=1, gpus=0, stopping=lambda: False))
+backend.close()
+assert found == [(0, 42)], found
 import ray
-ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
-print(f"ray {ray.__version__}, started here and did some work")
-ray.shutdown()
+print(f"ray {ray.__version__}, {where}, did some work")
 """
 
-
-def _ray_started(_: Settings) -> Finding:
-    return _ray_says(_START_RAY, seconds=90)
+_INTRUDE = "import ray; ray.init(address={address!r}, logging_level='CRITICAL', log_to_driver=False)"
 
 
-def _ray_says(program: str, *, seconds: float) -> Finding:
-    said = _python_says(program, seconds=seconds)
+def _ray_started(settings: Settings) -> Finding:
+    """Has it work, and tries whether a cluster would do so for somebody who shows no token."""
+    settings.check_cluster()
+    found = _ray_says(_USE_RAY, seconds=90, environment=settings.environment())
+    if found.state == "bad" or settings.ray_address == "local":
+        return found
+    intruding = _INTRUDE.format(address=settings.ray_address)
+    if _python_says(intruding, seconds=90, environment={"RAY_AUTH_MODE": "disabled"}).returncode == 0:
+        return Finding(
+            name="ray",
+            state="bad",
+            detail=f"the cluster at {settings.ray_address} works for whoever reaches its ports",
+            fix="start its nodes with RAY_AUTH_MODE=token, and see that only our machines reach them",
+        )
+    return found
+
+
+def _ray_says(program: str, *, seconds: float, environment: Mapping[str, str] | None = None) -> Finding:
+    said = _python_says(program, seconds=seconds, environment=environment)
     if said.returncode != 0:
         return Finding(
             name="ray",
@@ -229,9 +251,16 @@ def _server(_: Settings) -> Finding:
         )
 
 
-def _python_says(program: str, *, seconds: float) -> subprocess.CompletedProcess[str]:
+def _python_says(
+    program: str, *, seconds: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - programs of our own, above
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=seconds, check=False
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env=os.environ | (environment or {}),
     )
 
 

@@ -96,22 +96,22 @@ def _drive(claim: Claim, settings: Settings) -> None:
         logbook = Logbook(ledger, claim)
         logbook.addFilter(Redaction(settings.secrets))
         stack.enter_context(logbook)
-        backend = make_backend(settings.backend, settings.ray_address)
+        backend = make_backend(settings.backend, settings.ray_address, settings.ray_token_file)
         try:
             Driver(claim, ledger, artifacts, backend, files, heartbeat).drive()
         finally:
             backend.close()
 
 
-def make_backend(name: str, ray_address: str) -> Any:
-    """The engine by its name: `inline` or `ray`; only the one asked for is imported."""
+def make_backend(name: str, ray_address: str = "local", ray_token_file: Path | None = None) -> Any:
+    """The engine by its name: `inline` or `ray`; only the one asked for is imported. Raises as `RayBackend` does."""
     if name == "inline":
         from workers.backends.inline import InlineBackend
 
         return InlineBackend()
     from workers.backends.ray import RayBackend
 
-    return RayBackend(ray_address)
+    return RayBackend(ray_address, token_file=ray_token_file)
 
 
 def _leave(reason: str) -> None:

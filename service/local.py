@@ -51,7 +51,7 @@ def run_local(
     ledger.submit(spec)
     claim = ledger.claim(OWNER, lease_seconds=_LIFETIME_SECONDS)
     assert claim is not None  # noqa: S101 - submitted above, and nobody else knows this ledger
-    engine = make_backend(backend, "local")
+    engine = make_backend(backend)
     try:
         Driver(claim, ledger, artifacts, engine, files, _Undisturbed()).drive()
     finally:

@@ -73,6 +73,7 @@ def serve(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | N
         StoreUnavailable: the database cannot be reached.
     """
     _check_binding(settings)
+    settings.check_cluster()
     with _alone(settings):
         record, ledger, outbox = _opened(settings)
         _lay_key(settings, record, on_key)
@@ -95,6 +96,7 @@ def serve_dispatcher(settings: Settings) -> None:
     The dispatcher alone, which sends to webhooks too, until SIGTERM or Ctrl+C; any number may share one Postgres.
     Raises as `serve` does.
     """
+    settings.check_cluster()
     stop = threading.Event()
     with _alone(settings), _signals(lambda: stop.set()):
         _, ledger, outbox = _opened(settings)

@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     backend: Literal["ray", "inline"] = "ray"
     ray_address: str = "local"
     """`local` starts Ray on this machine; else the address of a cluster."""
+    ray_token_file: Path | None = None
+    """Where the cluster's token is: whoever reaches Ray's ports without one being asked for can run programs there."""
     concurrent_jobs: int = Field(1, ge=1, le=1000)
     lease_seconds: float = Field(30.0, ge=1, le=3600)
     """How long a job stays with a driver that has gone silent."""
@@ -161,6 +163,7 @@ class Settings(BaseSettings):
             f"{PREFIX}DATA_ROOTS": os.pathsep.join(map(str, self.data_roots)),
             f"{PREFIX}BACKEND": self.backend,
             f"{PREFIX}RAY_ADDRESS": self.ray_address,
+            f"{PREFIX}RAY_TOKEN_FILE": str(self.ray_token_file or ""),
             f"{PREFIX}LEASE_SECONDS": str(self.lease_seconds),
             f"{PREFIX}STALL_SECONDS": str(self.stall_seconds),
             f"{PREFIX}LOG_LEVEL": self.log_level,
@@ -219,6 +222,26 @@ class Settings(BaseSettings):
                 "api_key", f"it has fewer than {SHORTEST_KEY} characters; make one with `openssl rand -base64 32`"
             )
 
+    def check_cluster(self) -> None:
+        """
+        Refuses to work on a Ray cluster that nobody has to show a token to.
+
+        Raises:
+            InvalidSettings: no token is named, or its file cannot be read; RAY_AUTH_MODE=disabled says that none is
+                wanted.
+        """
+        if self.backend != "ray" or self.ray_address == "local" or os.environ.get("RAY_AUTH_MODE") == "disabled":
+            return
+        if self.ray_token_file is None:
+            raise _mistake(
+                "ray_token_file",
+                f"name the file with the token of the Ray cluster at {self.ray_address}: a cluster whose nodes are "
+                "started with RAY_AUTH_MODE=token asks for one, any other runs the programs of whoever reaches its "
+                "ports. Where its network keeps everybody else out, set RAY_AUTH_MODE=disabled",
+            )
+        if not _text_in(self.ray_token_file, "ray_token_file"):
+            raise _mistake("ray_token_file", f"the file {self.ray_token_file} is empty; put the cluster's token there")
+
     def _check_issuer(self, issuer: str) -> None:
         address = urlsplit(issuer)
         if address.scheme != "https" and not (address.scheme == "http" and _is_loopback(address.hostname or "")):
@@ -241,7 +264,7 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as error:
         raise InvalidSettings([_field_error(found) for found in error.errors() if found["type"] != _FOLLOWS]) from None
     if settings.api_key is None and settings.api_key_file is not None:
-        return settings.model_copy(update={"api_key": _key_in(settings.api_key_file)})
+        return settings.model_copy(update={"api_key": SecretStr(_text_in(settings.api_key_file, "api_key_file"))})
     return settings
 
 
@@ -249,11 +272,11 @@ _FOLLOWS = "default_factory_not_called"
 """pydantic's word for a default that another field's mistake kept it from working out."""
 
 
-def _key_in(file: Path) -> SecretStr:
+def _text_in(file: Path, setting: str) -> str:
     try:
-        return SecretStr(file.read_text().strip())
+        return file.read_text().strip()
     except (OSError, UnicodeDecodeError):
-        raise _mistake("api_key_file", f"the file {file} cannot be read; check its path and permissions") from None
+        raise _mistake(setting, f"the file {file} cannot be read; check its path and permissions") from None
 
 
 def _field_error(found: Any) -> FieldError:

@@ -99,12 +99,34 @@ def test_secrets_are_never_in_its_text() -> None:
 
 def test_a_driver_gets_equal_settings_but_not_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours = read_settings(
-        home=tmp_path, api_key=KEY, data_roots=(tmp_path, Path("/data")), lease_seconds=5, backend="inline"
+        home=tmp_path,
+        api_key=KEY,
+        data_roots=(tmp_path, Path("/data")),
+        lease_seconds=5,
+        backend="inline",
+        ray_token_file=tmp_path / "ray",
     )
     monkeypatch.setenv("STILLHOUSE_API_KEY", KEY)
     for name, value in ours.environment().items():
         monkeypatch.setenv(name, value)
     theirs = read_settings()
     assert theirs.api_key is None
-    for name in ("home", "database_url", "artifacts", "data_roots", "backend", "ray_address", "lease_seconds"):
+    same = ("home", "database_url", "artifacts", "data_roots", "backend", "ray_address", "ray_token_file")
+    for name in (*same, "lease_seconds"):
         assert getattr(theirs, name) == getattr(ours, name), name
+
+
+def test_no_cluster_is_worked_on_that_asks_nobody_for_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_settings(ray_address="local").check_cluster()
+    read_settings(ray_address="ray:6379", backend="inline").check_cluster()
+    with pytest.raises(InvalidSettings, match=r"STILLHOUSE_RAY_TOKEN_FILE: name the file .* RAY_AUTH_MODE=disabled"):
+        read_settings(ray_address="ray:6379").check_cluster()
+    token = tmp_path / "token"
+    for spoil in (lambda: None, token.touch):
+        spoil()
+        with pytest.raises(InvalidSettings, match=r"RAY_TOKEN_FILE: the file .* (cannot be read|is empty)"):
+            read_settings(ray_address="ray:6379", ray_token_file=token).check_cluster()
+    token.write_text("5ecre7")
+    read_settings(ray_address="ray:6379", ray_token_file=token).check_cluster()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    read_settings(ray_address="ray:6379").check_cluster()

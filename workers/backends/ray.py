@@ -12,7 +12,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+# Whoever reaches Ray's ports, which are open to all machines, can run programs: so they ask for a token, unless the
+# operator has said otherwise. Read when Ray is imported; where it has been, its own rules hold, which are weaker.
+if "ray" not in sys.modules:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 # Read by Ray: no tables on stdout, no CSV or TensorBoard files, no usage reports, no chdir, no snapshots of all trials.
 os.environ.update(
     RAY_AIR_NEW_OUTPUT="0",
@@ -57,12 +63,20 @@ _FINISHED: str = Searcher.FINISHED
 
 class RayBackend:
     """
-    Works on the cluster at `address`; "local" starts one in this process's care, with `cpus` CPUs.
+    Works on the cluster at `address`, whose token is in `token_file`; "local" starts one in this process's care, with
+    `cpus` CPUs and a token of its own.
+
+    Raises:
+        ConnectionError: the cluster cannot be reached, or has another token.
     """
 
-    def __init__(self, address: str = "local", *, cpus: int | None = None) -> None:
+    def __init__(self, address: str = "local", *, cpus: int | None = None, token_file: Path | None = None) -> None:
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        if token_file is not None:
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file)
+        elif address == "local":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self._folder: _Folder | None = _Folder()
         self._local = address == "local"
         self._shared: tuple[Any, Any] | None = None
