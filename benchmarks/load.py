@@ -1,7 +1,7 @@
 """
 What a server takes: jobs submitted by many clients at once, and for hours on end.
 
-    python -m benchmarks.load [sqlite] [postgres] [--clients 16] [--seconds 20] [--beside]
+    python -m benchmarks.load [sqlite] [postgres] [--clients 16] [--seconds 20] [--servers 1] [--beside]
     python -m benchmarks.load [sqlite] [postgres] --soak 10 [--streams 50] [--rate 20]
 
 Every submission is on disk when its answer comes (`synchronous=FULL`, `fsync`), and every one is another job. With
@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import quantiles
@@ -47,7 +48,7 @@ def submit(http: httpx2.Client, number: int) -> str:
     return str(answer.json()["id"])
 
 
-def submissions(url: str, clients: int, seconds: float) -> tuple[list[float], float]:
+def submissions(urls: Sequence[str], clients: int, seconds: float) -> tuple[list[float], float]:
     """
     Milliseconds of every submission, and how many there were a second. The clients are as plain as can be: they have
     the server's cores, which a client of `httpx2` takes half as much of as the server does.
@@ -56,7 +57,7 @@ def submissions(url: str, clients: int, seconds: float) -> tuple[list[float], fl
     began = time.monotonic()
 
     def go(place: int) -> None:
-        connection = HTTPConnection(urlsplit(url).netloc)
+        connection = HTTPConnection(urlsplit(urls[place % len(urls)]).netloc)
         body = json.dumps(SPEC | {"labels": {"number": str(place)}})
         while time.monotonic() - began < seconds:
             since = time.perf_counter()
@@ -74,10 +75,11 @@ def submissions(url: str, clients: int, seconds: float) -> tuple[list[float], fl
 
 
 def _train(_: int) -> None:
-    """What a worker of a search does, as far as the cores are concerned."""
+    """What a worker of a search does, as far as the cores are concerned; Ray starts its workers as nice as this."""
     import torch
     from torch import nn
 
+    os.nice(15)
     torch.set_num_threads(1)
     network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
     images = torch.randn(32, 3, 32, 32)
@@ -96,19 +98,22 @@ def training() -> Iterator[None]:
         worker.join()
 
 
-def rates(name: str, server: Served, clients: int, seconds: float, *, beside: bool) -> None:
-    with client(server.url) as http:
-        submit(http, -1)
-    submissions(server.url, clients, 3.0)
+def rates(name: str, servers: Sequence[Served], clients: int, seconds: float, *, beside: bool) -> None:
+    urls = [server.url for server in servers]
+    for url in urls:
+        with client(url) as http:
+            submit(http, -1)
+    submissions(urls, clients, 3.0)
     with training() if beside else nullcontext():
         time.sleep(8.0 if beside else 0.0)  # it loads torch
-        spent = server.seconds
-        took, rate = submissions(server.url, clients, seconds)
-        spent = 1000 * (server.seconds - spent) / len(took)
+        spent = sum(server.seconds for server in servers)
+        took, rate = submissions(urls, clients, seconds)
+        spent = 1000 * (sum(server.seconds for server in servers) - spent) / len(took)
     cuts = quantiles(took, n=100)
     what = "a training" if beside else "nothing"
     cells = (
         name,
+        len(servers),
         what,
         clients,
         f"{rate:.0f}",
@@ -189,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("databases", nargs="*", default=["sqlite", "postgres"])
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--servers", type=int, default=1, help="processes that share Postgres")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--beside", action="store_true", help="a process that trains has the same cores")
     parser.add_argument("--soak", type=float, metavar="MINUTES")
@@ -202,16 +208,18 @@ def main() -> None:
         "EVENT_STREAMS": given.streams,
     }
     if given.soak is None:
-        print("| database | beside it | clients | submits/s | server's CPU, ms each | p50, ms | p99, ms | worst, ms |")
-        print("|---|---|---:|---:|---:|---:|---:|---:|")
+        print("| database | servers | beside it | clients | submits/s | CPU each, ms | p50, ms | p99, ms | worst, ms |")
+        print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
     for name in given.databases:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
-            with database(name, home) as url, serving(url, home, **unhindered) as server:
+            with database(name, home) as url, ExitStack() as stack:
+                count = given.servers if name == "postgres" else 1
+                servers = [stack.enter_context(serving(url, home, **unhindered)) for _ in range(count)]
                 if given.soak is None:
-                    rates(name, server, given.clients, given.seconds, beside=given.beside)
+                    rates(name, servers, given.clients, given.seconds, beside=given.beside)
                 else:
-                    soak(name, server, given.soak, given.streams, given.rate)
+                    soak(name, servers[0], given.soak, given.streams, given.rate)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from service import journal
 from service.problems import KINDS, MEDIA_TYPE, PROTECTION, code_of, internal, problem, response
+from workers.ids import new_id
 
 logger = logging.getLogger("stillhouse.api")
 
@@ -138,4 +138,4 @@ def _foreign(headers: Headers) -> bool:
 
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req_{ULID()}".lower()
+    return given if _REQUEST_ID.fullmatch(given) else new_id("req")

@@ -13,10 +13,10 @@ from typing import Any
 import h11
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.problems import MEDIA_TYPE, PROTECTION, Refusal, problem, response
+from workers.ids import new_id
 
 HEAD_BYTES = 32 * 1024
 CONNECTIONS, REQUESTS = 512, 480
@@ -141,7 +141,7 @@ class Connection(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()  # half an answer is out
             return
-        instance = f"req_{ULID()}".lower()
+        instance = new_id("req")
         told = problem("MALFORMED_REQUEST", "This is not HTTP, or its head is too large.", instance)
         body = told.model_dump_json().encode()
         headers = {"Content-Type": MEDIA_TYPE, "X-Request-Id": instance, "Content-Length": str(len(body))}

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ulid import ULID
-
 from search.spec import JobSpec
 from search.trial import Score, State, Trial
 from workers import rules
 from workers.events import Event, Kind
+from workers.ids import new_id
 from workers.ports import (
     PIECE,
     Artifact,
@@ -105,7 +104,7 @@ class MemoryLedger:
                     raise rules.key_reused(idempotency_key)
                 return _record(job), False
             document = rules.plain(spec.model_dump(mode="json"))
-            job = _Job(f"job_{ULID()}".lower(), document, self._now(), fingerprint, parent=parent)
+            job = _Job(new_id("job"), document, self._now(), fingerprint, parent=parent)
             self._jobs[job.id] = job
             if idempotency_key is not None:
                 self._keys[idempotency_key] = job.id
@@ -331,7 +330,7 @@ class MemoryLedger:
             for known in job.trials:
                 if known.key == trial.key:
                     return copy.deepcopy(known)
-            changed = rules.opened(trial, f"trial_{ULID()}".lower(), len(job.trials))
+            changed = rules.opened(trial, new_id("trial"), len(job.trials))
             job.trials.append(changed.trial)
             self._tell(job, *changed.happening)
             return copy.deepcopy(changed.trial)

@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
-from ulid import ULID
 
 from search.errors import NotFound, UserError
 from service.store import quotas
 from service.store.engine import reading, writing
 from service.store.tables import audit, in_seconds, keys, now, tenants
 from service.store.values import Caller, Cursor, Entry, Key, Quota, Scope, Share, Tenant
+from workers.ids import new_id
 
 PREFIX = "sth_"
 """What every key begins with, so that one which leaked is known for what it is."""
@@ -33,7 +33,7 @@ def noted(connection: Connection, caller: Caller, action: str, on: str) -> None:
     """A row in the audit, in the caller's transaction: it is there if and only if what it tells of is."""
     connection.execute(
         insert(audit).values(
-            id=f"audit_{ULID()}".lower(),
+            id=new_id("audit"),
             tenant=caller.tenant,
             actor=caller.actor,
             action=action,
@@ -52,7 +52,7 @@ class SqlAccount:
 
     def create_key(self, name: str, scope: Scope, lifetime_seconds: int | None = None) -> tuple[Key, str]:
         secret = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
-        key_id = f"key_{ULID()}".lower()
+        key_id = new_id("key")
         row = {
             "id": key_id,
             "tenant": self._caller.tenant,

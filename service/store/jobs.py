@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
 from sqlalchemy.exc import IntegrityError
-from ulid import ULID
 
 from search.spec import JobSpec
 from service.store import quotas
@@ -20,6 +19,7 @@ from service.store.values import Caller
 from service.store.views import Ended, standings
 from workers import rules
 from workers.events import Event, Kind
+from workers.ids import new_id
 from workers.ports import JobRecord, JobState, Phase
 from workers.rules import Happening
 from workers.standings import Standing
@@ -45,7 +45,7 @@ class SqlJobs:
         action: str = "jobs.create",
     ) -> tuple[JobRecord, bool]:
         document = rules.plain(spec.model_dump(mode="json"))
-        job_id = f"job_{ULID()}".lower()
+        job_id = new_id("job")
         row = {
             "id": job_id,
             "state": JobState.QUEUED,

@@ -26,7 +26,6 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from ulid import ULID
 
 from search.errors import StaleClaim, StorageFull, StoreUnavailable
 from search.trial import Score, State, Trial
@@ -37,6 +36,7 @@ from service.store.tables import Moment, artifacts, in_seconds, jobs, logs, now,
 from service.store.values import Tally
 from workers import rules
 from workers.events import Kind
+from workers.ids import new_id
 from workers.ports import Artifact, Claim, JobRecord, JobState, Line, Phase, Wish
 from workers.rules import Happening
 
@@ -189,7 +189,7 @@ class SqlLedger:
             if known is not None:
                 return _trial(connection, claim, known)
             count = select(func.count()).select_from(trials).where(trials.c.job_id == claim.job_id)
-            changed = rules.opened(trial, f"trial_{ULID()}".lower(), connection.execute(count).scalar_one())
+            changed = rules.opened(trial, new_id("trial"), connection.execute(count).scalar_one())
             row = {column.name: getattr(changed.trial, column.name) for column in trials.c if column.name != "job_id"}
             connection.execute(insert(trials).values(job_id=claim.job_id, **row))
             tell(connection, claim.job_id, [changed.happening])

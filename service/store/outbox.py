@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
-from ulid import ULID
 
 from service.store.engine import reading, writing
 from service.store.tables import deliveries, in_seconds, now, webhooks
 from service.store.values import Backlog, Letter
 from workers.events import Kind
+from workers.ids import new_id
 
 KINDS = frozenset(kind for kind in Kind if kind.startswith("JOB_"))
 """Those events that can be told. What happens to trials is too much for letters: there are streams for it."""
@@ -39,18 +39,14 @@ def post(connection: Connection, job: Row[Any] | SimpleNamespace, seq: int, kind
     links = {"self": this, "events": f"{this}/events", "artifacts": f"{this}/artifacts"}
     data = {"id": job.id, "state": str(job.state), "reason": job.reason, "seq": seq, "links": links}
     body = letter_body(kind, at, data)
-    event = {"job_id": job.id, "seq": seq, "kind": kind, "body": body}
-    rows = [{"id": new_id(), "webhook_id": webhook_id, "attempts": 0, "error": "", **event} for webhook_id in wanting]
+    row = {"job_id": job.id, "seq": seq, "kind": kind, "body": body, "attempts": 0, "error": ""}
+    rows = [row | {"id": new_id("delivery"), "webhook_id": webhook_id} for webhook_id in wanting]
     connection.execute(insert(deliveries).values(created_at=now(), since=now(), next_at=now()), rows)
 
 
 def live() -> tuple[Any, ...]:
     """Webhooks that are there and want to be told."""
     return webhooks.c.deleted_at.is_(None), webhooks.c.disabled_at.is_(None)
-
-
-def new_id() -> str:
-    return f"delivery_{ULID()}".lower()
 
 
 def letter_body(kind: str, at: datetime, data: dict[str, Any]) -> str:

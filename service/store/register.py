@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Row, insert, select, tuple_, update
-from ulid import ULID
 
 from search.errors import NotFound
 from service.store.accounts import noted
@@ -16,6 +15,7 @@ from service.store.tables import datasets, now, teachers
 from service.store.uploads import hold
 from service.store.values import Caller, Cursor, Once, Registered
 from workers import rules
+from workers.ids import new_id
 
 Shelf = Literal["teachers", "datasets"]
 _TABLES = {"teachers": teachers, "datasets": datasets}
@@ -31,17 +31,17 @@ class SqlRegister:
     def create(
         self, name: str, spec: Mapping[str, Any], facts: Mapping[str, Any], once: Once | None = None
     ) -> tuple[Registered, bool]:
-        new_id = f"{_PREFIXES[self._shelf]}_{ULID()}".lower()
-        row: dict[str, Any] = {"id": new_id, "tenant": self._caller.tenant, "name": name}
+        registered_id = new_id(_PREFIXES[self._shelf])
+        row: dict[str, Any] = {"id": registered_id, "tenant": self._caller.tenant, "name": name}
         row |= {"spec": rules.plain(spec), "facts": rules.plain(facts), "created_at": now()}
 
         def make(connection: Connection) -> Registered:
             upload = {"upload": hold(connection, self._caller.tenant, spec)} if self._shelf == "teachers" else {}
             connection.execute(insert(self._table).values(row | upload))
-            noted(connection, self._caller, f"{self._shelf}.create", new_id)
-            return self._given(connection, new_id)
+            noted(connection, self._caller, f"{self._shelf}.create", registered_id)
+            return self._given(connection, registered_id)
 
-        return carry_out(self._engine, self._caller, once, new_id, make, self._given)
+        return carry_out(self._engine, self._caller, once, registered_id, make, self._given)
 
     def replay(self, once: Once | None) -> Registered | None:
         return replayed(self._engine, self._caller, once, self._given)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, select, tuple_, update
-from ulid import ULID
 
 from search.errors import NotFound
 from search.files import no_such_upload, upload_in
@@ -16,6 +15,7 @@ from service.store.idempotency import carry_out
 from service.store.quotas import admit_bytes
 from service.store.tables import jobs, now, teachers, uploads
 from service.store.values import Caller, Cursor, InUse, Once, Upload, Whole
+from workers.ids import new_id
 
 _POINTER = "/teacher/weights"
 
@@ -27,7 +27,7 @@ class SqlUploads:
         self._engine, self._caller = engine, caller
 
     def declare(self, size: int, sha256: str, once: Once | None = None) -> tuple[Upload, bool]:
-        upload_id = f"upl_{ULID()}".lower()
+        upload_id = new_id("upl")
 
         def make(connection: Connection) -> Upload:
             row = {"id": upload_id, "tenant": self._caller.tenant, "created_at": now(), "bytes": size, "sha256": sha256}

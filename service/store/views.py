@@ -45,10 +45,14 @@ class SqlViews:
         mine = select(jobs.c.id).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
         with reading(self._engine) as connection:
             ids, after = _cut(connection, mine, listing, columns)
-            rows = {row.id: row for row in connection.execute(select(jobs).where(jobs.c.id.in_(ids)))}
-            found = records(connection, [rows[job_id] for job_id in ids])
-            standing = self._ended.of(found, partial(standings, connection))
-            return Page(list(zip(found, standing, strict=True)), after)
+            revisions = connection.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(ids)))
+            known = {row.id: one for row in revisions if (one := self._ended.find(row.id, row.revision)) is not None}
+            if unknown := [job_id for job_id in ids if job_id not in known]:
+                rows = connection.execute(select(jobs).where(jobs.c.id.in_(unknown)))
+                found = records(connection, rows.all())
+                standing = self._ended.of(found, partial(standings, connection))
+                known |= {record.id: (record, one) for record, one in zip(found, standing, strict=True)}
+            return Page([known[job_id] for job_id in ids], after)
 
     def trials(self, job_id: str, listing: Listing) -> Page[Trial]:
         query = select(trials.c.id).where(trials.c.job_id == job_id)
@@ -107,19 +111,28 @@ class SqlViews:
 
 class Ended:
     """
-    Standings that nothing changes any more: of jobs at their end, and of those that nobody has taken yet. Of more than
-    `most` the ones that were not asked for lately are forgotten. Threads may share it.
+    Jobs at their end, which nothing changes any more but for what their user calls them, and then their revision. Of
+    more than `most` the ones that were not asked for lately are forgotten. Threads may share it.
     """
 
-    def __init__(self, most: int = 4096) -> None:
-        self._most, self._known = most, OrderedDict[str, Standing]()
+    def __init__(self, most: int = 512) -> None:
+        self._most, self._known = most, OrderedDict[str, tuple[JobRecord, Standing]]()
         self._lock = threading.Lock()
+
+    def find(self, job_id: str, revision: int) -> tuple[JobRecord, Standing] | None:
+        """The job as it is at this revision, if it is known."""
+        with self._lock:
+            known = self._known.get(job_id)
+            if known is None or known[0].revision != revision:
+                return None
+            self._known.move_to_end(job_id)
+            return known
 
     def of(
         self, found: Sequence[JobRecord], ask: Callable[[Sequence[JobRecord]], Sequence[Standing]]
     ) -> list[Standing]:
-        """Of these jobs; of those that are not known, as `ask` has it."""
-        known = {record.id: one for record in found if (one := self._find(record)) is not None}
+        """The standings of these jobs; of those that are not known, as `ask` has it."""
+        known = {record.id: one for record in found if (one := self._standing(record)) is not None}
         unknown = [record for record in found if record.id not in known]
         if unknown:
             for record, one in zip(unknown, ask(unknown), strict=True):
@@ -127,19 +140,17 @@ class Ended:
                 self._keep(record, one)
         return [known[record.id] for record in found]
 
-    def _find(self, record: JobRecord) -> Standing | None:
+    def _standing(self, record: JobRecord) -> Standing | None:
         if not record.claims:
             return _NOTHING
-        with self._lock:
-            if record.id in self._known:
-                self._known.move_to_end(record.id)
-            return self._known.get(record.id)
+        known = self.find(record.id, record.revision)
+        return None if known is None else known[1]
 
     def _keep(self, record: JobRecord, standing: Standing) -> None:
         if not record.state.terminal:
             return
         with self._lock:
-            self._known[record.id] = standing
+            self._known[record.id] = record, standing
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select, tuple_, update
-from ulid import ULID
 
 from search.errors import NotFound
 from service.signing import new_secret
@@ -16,6 +15,7 @@ from service.store.engine import reading, writing
 from service.store.idempotency import carry_out
 from service.store.tables import deliveries, now, tenants, webhooks
 from service.store.values import Caller, Cursor, Delivery, DeliveryState, Once, TooManyWebhooks, Webhook
+from workers.ids import new_id
 
 MOST = 20
 """Webhooks of one tenant: each adds a row to the transaction of every event it wants."""
@@ -28,7 +28,7 @@ class SqlWebhooks:
         self._engine, self._caller = engine, caller
 
     def create(self, url: str, kinds: Sequence[str], *, once: Once | None = None) -> tuple[Webhook, bool]:
-        webhook_id = f"webhook_{ULID()}".lower()
+        webhook_id = new_id("webhook")
         row = {
             "id": webhook_id,
             "tenant": self._caller.tenant,
@@ -91,7 +91,7 @@ class SqlWebhooks:
             return [_delivery(row) for row in connection.execute(query)]
 
     def try_out(self, webhook_id: str) -> Delivery:
-        delivery_id = outbox.new_id()
+        delivery_id = new_id("delivery")
         with writing(self._engine) as connection:
             self._find(connection, webhook_id)
             at = connection.execute(select(now())).scalar_one()

@@ -9,14 +9,16 @@ import pytest
 from sqlalchemy import Engine, event
 
 from search.errors import NotFound
+from search.spec import read_spec
 from search.trial import Trial
-from service.filters import TRIALS, By, settled
+from service.filters import TRIALS, By, Comparison, Operator, settled
 from service.store.jobs import SqlJobs
 from service.store.record import SqlRecord
 from service.store.values import Caller, Listing, Scope
 from tests.databases import NEWEST_FIRST, OPERATOR, WholeLedger
 from tests.service.rows import put_jobs, put_trials
 from tests.service.views import MemoryViews
+from workers.ports import JobState
 from workers.standings import Standing, standing_of
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
@@ -63,6 +65,24 @@ def test_a_list_asks_as_often_for_many_jobs_as_for_one(engine: Engine) -> None:
             assert len(views.jobs(Listing(NEWEST_FIRST, limit)).items) == limit
         sent[limit] = len(statements)
     assert sent[1] == sent[20] <= 8
+
+
+def test_what_has_ended_is_read_once_until_its_user_changes_it(engine: Engine) -> None:
+    for job_id in put_jobs(engine, 12):
+        put_trials(engine, job_id, 3)
+    record = SqlRecord(engine)
+    first = record.views(OPERATOR).jobs(Listing(NEWEST_FIRST, 20)).items
+    assert record.views(OPERATOR).jobs(Listing(NEWEST_FIRST, 20)).items == first
+    found = next(found for found, _ in first if found.state is JobState.SUCCEEDED)
+    before = read_spec(found.spec)
+    renamed = before.model_copy(update={"labels": {"kept": "yes"}})
+    record.jobs(OPERATOR).change(found.id, renamed, revision=found.revision)
+    again = {found.id: found for found, _ in record.views(OPERATOR).jobs(Listing(NEWEST_FIRST, 20)).items}
+    assert again[found.id].spec["labels"] == {"kept": "yes"}
+    this = Listing(NEWEST_FIRST, 20, where=Comparison(("id",), Operator.EQUAL, found.id))
+    with counting(engine) as statements:
+        assert record.views(OPERATOR).jobs(this).items[0][0] == again[found.id]
+    assert len(statements) == 2, "its place in the list and its revision"
 
 
 def test_a_page_of_trials_reads_that_page(engine: Engine) -> None:
