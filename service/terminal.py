@@ -26,11 +26,17 @@ from service.screens.glass import Glass, spelled
 from service.screens.live import event_line, live_screen
 from service.screens.tables import mistakes
 from service.screens.words import Signs
+from service.settings import InvalidSettings
 
 _WIDTH = 120
 """Columns where there is no terminal to ask."""
 _FRAMES = 1
 """Pictures per second of a live view; each takes some 35 ms of a processor that the job could use."""
+
+_HEADLINES = {
+    BudgetImpossible.code: "The budget cannot be kept",
+    InvalidSettings.code: "The settings have mistakes",
+}
 
 
 class Exit(IntEnum):
@@ -101,8 +107,8 @@ class Terminal:
         headline = (
             "The spec has mistakes" if isinstance(error, InvalidSpec | wire.Invalid) and pointed else error.message
         )
-        if error.code == BudgetImpossible.code and pointed:
-            headline = "The budget cannot be kept"
+        if pointed:
+            headline = _HEADLINES.get(error.code, headline)
         signs = Signs.of(self.err)
         self.err.print(Text.assemble((f"{signs.cross} ", "bold red"), (headline, "bold")), soft_wrap=True)
         if pointed:

@@ -490,6 +490,15 @@ def test_a_wrong_spec_is_refused_locally_too() -> None:
 # This machine
 
 
+def test_a_setting_that_cannot_be_used_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_RAY_ADDRESS", "head:6379")
+    for command in ("serve", "dispatcher"):
+        answer = stillhouse(command)
+        assert answer.exit_code == Exit.USAGE
+        assert "The settings have mistakes" in answer.stderr
+        assert "STILLHOUSE_RAY_TOKEN_FILE: name the file" in answer.stderr
+
+
 def test_the_doctor_tries_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLHOUSE_PORT", "0")
     answer = stillhouse("doctor", "--json", "--home", tmp_path / "home")
