@@ -20,6 +20,7 @@ from search.spec import JobSpec
 from search.trial import State, Trial
 from tests.workers.scripted import Calm
 from tests.workers.small_job import small_spec, small_workload
+from tests.workers.test_ray_cluster import refuses_strangers
 from workers.artifacts import FolderArtifacts
 from workers.assignment import Assignment, Outcome, Progress
 from workers.backends.base import WAIT, Backend, Wait
@@ -244,6 +245,12 @@ def test_map_raises_what_the_function_raised(backend: Backend) -> None:
         list(backend.map(spoilt, [1], cpus=1, gpus=0, stopping=never))
     assert caught.value.file == "cat.png"
     assert caught.value.errors[0].pointer == "/dataset"
+
+
+def test_a_cluster_of_ours_does_not_work_for_strangers(ray_backend: Backend) -> None:
+    import ray
+
+    assert refuses_strangers(ray.get_runtime_context().gcs_address)
 
 
 def test_what_no_worker_can_have_is_refused(backend: Backend) -> None:
