@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,15 +153,12 @@ class Stopwatch:
         }
 
     def costing(self, teacher: Mapping[str, int]) -> Callable[[Trial, int], Mapping[str, int]]:
-        """
-        What a trial costs at a level, its times measured if they are asked for and with their headroom; `teacher` as in
-        `values`.
-        """
+        """What a trial costs at a level, its times measured if they are asked for; `teacher` as in `values`."""
 
         def cost(trial: Trial, level: int) -> Mapping[str, int]:
             if not self.measurements:
                 return trial.cost
-            return {**trial.cost, **with_headroom(self.values(self.candidate(trial), teacher, level))}
+            return {**trial.cost, **self.values(self.candidate(trial), teacher, level)}
 
         return cost
 
@@ -208,8 +205,9 @@ class Stopwatch:
 @dataclass(frozen=True)
 class Trimmed:
     """
-    The finalists of every level without those that are too slow; of a level where all are, all of them. `factors` say
-    how far below the limits predictions must be for such a level to be kept; empty when no level needs them.
+    The finalists of every level that keep it with headroom; of a level where none does, those that keep it at all, or
+    else all of them. `factors` say how far below the limits predictions must be for such a level to be kept; empty when
+    no level needs them.
     """
 
     finalists: list[list[Trial]]
@@ -229,8 +227,9 @@ def trimmed(
     finalists, factors = [], dict[str, float]()
     for level, (group, budget) in enumerate(zip(groups, levels, strict=True)):
         fitting = [trial for trial in group if budget.holds(cost(trial, level))]
-        finalists.append(fitting or list(group))
-        if group and not fitting:
+        roomy = [trial for trial in fitting if budget.holds(_with_headroom(cost(trial, level), margins))]
+        finalists.append(roomy or fitting or list(group))
+        if group and not roomy:
             for metric, margin in margins.items():
                 factor = margin * max(
                     1.0, statistics.median(_slower(metric, trial, cost(trial, level)) for trial in group)
@@ -239,12 +238,13 @@ def trimmed(
     return Trimmed(finalists, factors)
 
 
-def with_headroom(times: Mapping[str, int]) -> dict[str, int]:
-    """Measured times that much slower."""
-    return {
-        metric: math.floor(value / HEADROOM) if metric in AT_LEAST else math.ceil(value * HEADROOM)
-        for metric, value in times.items()
+def _with_headroom(cost: Mapping[str, int], timed: Iterable[str]) -> dict[str, int]:
+    """The cost with those metrics that were `timed` so much worse."""
+    slower = {
+        metric: math.floor(cost[metric] / HEADROOM) if metric in AT_LEAST else math.ceil(cost[metric] * HEADROOM)
+        for metric in timed
     }
+    return {**cost, **slower}
 
 
 def _slower(metric: str, trial: Trial, measured: Mapping[str, int]) -> float:

@@ -25,7 +25,7 @@ from workers.events import Event
 from workers.finals import Hopeless
 from workers.ports import JobState, Phase
 from workers.results import Exported, ExportResult, SearchResult, SurveyResult
-from workers.stopwatch import HEADROOM, SENT_BACK, check_times, tightened, trimmed, with_headroom, with_times
+from workers.stopwatch import HEADROOM, SENT_BACK, check_times, tightened, trimmed, with_times
 from workers.timing import Place, Race, Tabled, Tabling
 
 NANOSECONDS_A_MAC = 0.1
@@ -80,6 +80,20 @@ class TestTrimmed:
         assert [[one.id for one in group] for group in found.finalists] == [["a"], ["b", "c"]]
         assert found.factors == {"latency": pytest.approx(1.1 * 1.5, rel=0.01)}
 
+    @pytest.mark.parametrize(("slow", "roomy"), [(98, True), (99, False), (100, False)])
+    def test_who_just_keeps_a_level_is_its_finalist_only_when_no_other_is(self, slow: int, roomy: bool) -> None:
+        group = [trial("fast", slow), trial("slow", 101)]
+        found = trimmed([group], [Budget({"latency": 100})], slower(1.0), {"latency": 1.1})
+        assert [[one.id for one in group] for group in found.finalists] == [["fast"]]
+        assert (found.factors == {}) is roomy
+
+    def test_headroom_of_a_throughput_is_above(self) -> None:
+        budget = [Budget({"throughput": 1000})]
+        for rate, roomy in ((1020, True), (1019, False)):
+            one = Trial(id="a", number=0, key="a", choices={}, origin={}, cost={"throughput": rate})
+            found = trimmed([[one]], budget, lambda one, _: dict(one.cost), {"throughput": HEADROOM})
+            assert (found.factors == {}) is roomy
+
     def test_a_level_without_candidates_asks_for_nothing(self) -> None:
         assert trimmed([[]], [Budget({"latency": 100})], slower(9), {"latency": 1.1}).factors == {}
 
@@ -87,10 +101,6 @@ class TestTrimmed:
         one = Trial(id="a", number=0, key="a", choices={}, origin={}, cost={"throughput": 300})
         found = trimmed([[one]], [Budget({"throughput": 250})], lambda *_: {"throughput": 200}, {"throughput": 1.0})
         assert found.factors == {"throughput": 1.5}
-
-
-def test_headroom_is_time_to_spare() -> None:
-    assert with_headroom({"latency": 1000, "throughput": 1020}) == {"latency": 1000 * HEADROOM, "throughput": 1000}
 
 
 def exported(latency: int) -> Exported:
