@@ -83,7 +83,6 @@ def _job(number: int, draw: random.Random) -> dict[str, Any]:
     return {
         **{column.name: None for column in jobs.columns},
         **{"id": job_id(number), "state": state, "reason": "", "spec": spec.model_dump(mode="json")},
-        "labels": spec.labels,
         **{"priority": draw.randrange(-5, 6), "created_at": at, "token": 1, "claims": 1, "fruitless": 0, "revision": 0},
         **{
             "events": 0,

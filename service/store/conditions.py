@@ -68,14 +68,11 @@ def job_columns(dialect: Dialect) -> Columns:
     def column(path: Path) -> ColumnElement[Any]:
         match path:
             case ("labels", name):
-                # A spec is a hundred times as long as its labels, and such a filter reads those of every job.
-                without = _text_at(jobs.c.spec, ("labels", name), dialect)
-                found = case((jobs.c.labels.is_(None), without), else_=_text_at(jobs.c.labels, (name,), dialect))
-                return _binary(found, dialect)
+                return _binary(_text_at(("labels", name), dialect), dialect)
             case ("teacher",) | ("dataset",):
-                return _binary(_text_at(jobs.c.spec, (path[0], "name"), dialect), dialect)
+                return _binary(_text_at((path[0], "name"), dialect), dialect)
             case ("strategy",):
-                return _binary(_text_at(jobs.c.spec, ("search", "strategy", "name"), dialect), dialect)
+                return _binary(_text_at(("search", "strategy", "name"), dialect), dialect)
             case ("cancel_requested",):
                 return case((jobs.c.cancel_requested_at.is_not(None), literal(True)), else_=literal(False))
             case ("state",) | ("phase",):
@@ -174,12 +171,12 @@ def _bound(value: Value, column: ColumnElement[Any]) -> ColumnElement[Any]:
             return literal(value, Moment())
 
 
-def _text_at(document: ColumnElement[Any], path: tuple[str, ...], dialect: Dialect) -> ColumnElement[str]:
-    """A text within a document; NULL where there is none."""
-    # As one path: each step for itself would parse it anew. The operator of Postgres reads a name NULL as none.
+def _text_at(path: tuple[str, ...], dialect: Dialect) -> ColumnElement[str]:
+    """A text within a job's spec; NULL where there is none."""
+    # As one path: each step for itself would parse the spec anew. The operator of Postgres reads a name NULL as none.
     if dialect.name == "postgresql":
-        return func.json_extract_path_text(document, *path, type_=Text)
-    text: ColumnElement[str] = document[path].as_string()
+        return func.json_extract_path_text(jobs.c.spec, *path, type_=Text)
+    text: ColumnElement[str] = jobs.c.spec[path].as_string()
     return text
 
 

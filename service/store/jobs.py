@@ -51,7 +51,6 @@ class SqlJobs:
             "state": JobState.QUEUED,
             "reason": "",
             "spec": document,
-            "labels": document["labels"],
             "priority": spec.priority,
             "created_at": now(),
             "token": 0,
@@ -140,12 +139,7 @@ class SqlJobs:
                 searched=search is not None and search.result is not None,
             )
             if happening is not None:
-                changes = {
-                    "spec": document,
-                    "labels": document["labels"],
-                    "priority": spec.priority,
-                    "revision": row.revision + 1,
-                }
+                changes = {"spec": document, "priority": spec.priority, "revision": row.revision + 1}
                 tell(connection, job_id, [happening], **changes)
                 noted(connection, self._caller, "jobs.update", job_id)
             return self._record(connection, job_id)

@@ -161,8 +161,6 @@ jobs = Table(
     Column("parent", Text),  # the job that it is a repeat or a variant of
     Column("deleted_at", Moment),
     Column("traceparent", Text),  # of the request that submitted it; the job's spans go below
-    # Those of the spec, for filters, which look through all jobs; NULL where an earlier version has put the job down.
-    Column("labels", _PLAIN_JSON),
     UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint(
         "state IN ('QUEUED', 'PREPARING', 'RUNNING', 'FINALIZING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", name="state"

@@ -34,7 +34,6 @@ def put_jobs(engine: Engine, count: int, *, seed: int = 0, tenant: str = DEFAULT
                 "state": state,
                 "reason": "",
                 "spec": spec.model_dump(mode="json"),
-                "labels": draw.choice((labels, None)),
                 "priority": spec.priority,
                 "created_at": BEGAN + timedelta(microseconds=draw.randrange(4)),
                 "started_at": began,

@@ -20,7 +20,6 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("parent", sa.Text))
     op.add_column("jobs", sa.Column("deleted_at", sa.BigInteger))
     op.add_column("jobs", sa.Column("traceparent", sa.Text))
-    op.add_column("jobs", sa.Column("labels", sa.JSON))
     op.create_index("ix_trials_by_state", "trials", ["job_id", "state"])
     op.create_index("ix_scores_at", "scores", ["at"])
     op.create_table(
