@@ -29,19 +29,20 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_NEW_ENTRY = insert(audit).values(at=now())
+
+
 def noted(connection: Connection, caller: Caller, action: str, on: str) -> None:
     """A row in the audit, in the caller's transaction: it is there if and only if what it tells of is."""
-    connection.execute(
-        insert(audit).values(
-            id=new_id("audit"),
-            tenant=caller.tenant,
-            actor=caller.actor,
-            action=action,
-            object=on,
-            request_id=caller.request_id,
-            at=now(),
-        )
-    )
+    entry = {
+        "id": new_id("audit"),
+        "tenant": caller.tenant,
+        "actor": caller.actor,
+        "action": action,
+        "object": on,
+        "request_id": caller.request_id,
+    }
+    connection.execute(_NEW_ENTRY, entry)
 
 
 class SqlAccount:

@@ -52,7 +52,6 @@ class SqlJobs:
             "reason": "",
             "spec": document,
             "priority": spec.priority,
-            "created_at": now(),
             "token": 0,
             "claims": 0,
             "fruitless": 0,
@@ -68,10 +67,11 @@ class SqlJobs:
                 if former is not None:
                     return former, False
                 hold(connection, self._tenant, document["teacher"])
-                record = put_job(connection, row, Happening(Kind.JOB_QUEUED, {}))
+                record, limited = put_job(connection, row, Happening(Kind.JOB_QUEUED, {}))
                 noted(connection, self._caller, action, job_id)
-                # Last, for where there are limits, others wait from here to the commit.
-                quotas.admit(connection, self._tenant, spec)
+                if limited:
+                    # Last: others wait from here to the commit. Who has no limits needs not wait for anybody.
+                    quotas.admit(connection, self._tenant, spec)
                 return record, True
         except IntegrityError:
             with reading(self._engine) as connection:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, exists, func, insert, select, update
 
 from service.store.engine import reading, writing
 from service.store.tables import deliveries, in_seconds, now, webhooks
@@ -42,6 +42,11 @@ def post(connection: Connection, job: Row[Any] | SimpleNamespace, seq: int, kind
     row = {"job_id": job.id, "seq": seq, "kind": kind, "body": body, "attempts": 0, "error": ""}
     rows = [row | {"id": new_id("delivery"), "webhook_id": webhook_id} for webhook_id in wanting]
     connection.execute(insert(deliveries).values(created_at=now(), since=now(), next_at=now()), rows)
+
+
+def heard(tenant: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether any webhook of the tenant wants to be told of anything."""
+    return exists().where(webhooks.c.tenant == tenant, *live())
 
 
 def live() -> tuple[Any, ...]:

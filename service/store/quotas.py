@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Row, and_, func, insert, or_, select, type_coerce, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Row, and_, exists, func, insert, or_, select, type_coerce, update
 
 from search.spec import JobSpec
 from service.store.tables import artifacts, jobs, now, tenants, uploads, usage
@@ -31,20 +31,22 @@ def shares(connection: Connection, tenant: str, quotas: Iterable[Quota] = tuple(
     return {quota: Share(_USED[quota](connection, tenant), getattr(row, quota)) for quota in quotas}
 
 
+def limited(tenant: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether there is anything that the tenant may not have as much of as there is."""
+    return exists().where(tenants.c.name == tenant, or_(*(tenants.c[quota].is_not(None) for quota in Quota)))
+
+
 def admit(connection: Connection, tenant: str, spec: JobSpec) -> None:
     """
-    Whether the tenant may have the job that it has just submitted in this transaction. If it has limits, nobody else
+    Whether the tenant, which has limits, may have the job that it has just submitted in this transaction. Nobody else
     is admitted in its name until the transaction ends.
 
     Raises:
         QuotaSpent: not now.
         BeyondQuota: never.
     """
-    mine = select(tenants).where(tenants.c.name == tenant)
-    limits = limits_of(connection.execute(mine).one())
-    if all(limit is None for limit in limits.values()):
-        return  # its submissions need not wait for one another
-    limits = limits_of(connection.execute(mine.with_for_update(key_share=True)).one())
+    locked = select(tenants).where(tenants.c.name == tenant).with_for_update(key_share=True)
+    limits = limits_of(connection.execute(locked).one())
     at_once = limits[Quota.CONCURRENT_TRIALS]
     if at_once is not None and spec.resources.concurrent_trials > at_once:
         message = f"the tenant `{tenant}` may have {at_once:,} trials going at once; write that or less"

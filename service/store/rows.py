@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam, insert, select, update
 
 from search.trial import Score, State, Trial
-from service.store import outbox
+from service.store import outbox, quotas
 from service.store.tables import artifacts, events, jobs, now, phases, scores, trials
 from workers import rules
 from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
@@ -38,16 +38,35 @@ def find(connection: Connection, job_id: str, *, tenant: str | None = None, lock
     return row
 
 
-def put_job(connection: Connection, values: Mapping[str, Any], happening: Happening) -> JobRecord:
+_GIVEN = (
+    *("id", "tenant", "state", "reason", "spec", "priority", "token", "claims", "fruitless", "idempotency_key"),
+    *("fingerprint", "parent", "traceparent"),
+)
+"""What is known of a job before it is on record."""
+_SUBMITTER = bindparam("submitter", type_=Text)
+_NEW_JOB = (
+    insert(jobs)
+    .values(events=1, created_at=now())
+    .returning(
+        *(column for column in jobs.c if column.name not in _GIVEN),
+        outbox.heard(_SUBMITTER).label("heard"),
+        quotas.limited(_SUBMITTER).label("limited"),
+    )
+)
+_NEW_EVENT = insert(events).values(at=now())
+
+
+def put_job(connection: Connection, values: Mapping[str, Any], happening: Happening) -> tuple[JobRecord, bool]:
     """
-    A new job with its first event. As few statements as there can be, and nothing comes back that is known: how many
-    jobs a server takes hangs on that.
+    A new job with its first event, and whether its tenant has limits. `values` are those of `_GIVEN`.
+
+    As few statements as there can be, made once, and nothing comes back that is known: how many jobs a server takes
+    hangs on that.
     """
-    told = [column for column in jobs.c if column.name not in values or column is jobs.c.created_at]
-    made = connection.execute(insert(jobs).values(events=1, **values).returning(*told)).one()
-    row = SimpleNamespace(**{**values, **made._mapping})
-    _append(connection, row, [happening])
-    return _record(row, {}, [])
+    made = connection.execute(_NEW_JOB, {**values, _SUBMITTER.key: values["tenant"]}).one()
+    row = SimpleNamespace(**values, **made._mapping)
+    _append(connection, row, [happening], heard=made.heard)
+    return _record(row, {}, []), made.limited
 
 
 def records(connection: Connection, rows: Sequence[Row[Any]]) -> list[JobRecord]:
@@ -133,15 +152,20 @@ def tell(connection: Connection, job_id: str, happenings: Iterable[Happening], *
     _append(connection, connection.execute(numbered).one(), told)
 
 
-def _append(connection: Connection, job: Row[Any] | SimpleNamespace, told: Sequence[Happening]) -> None:
-    """The latest events of a job, in whose row they are counted already."""
+def _append(
+    connection: Connection, job: Row[Any] | SimpleNamespace, told: Sequence[Happening], *, heard: bool = True
+) -> None:
+    """
+    The latest events of a job, in whose row they are counted already. Where no webhook of the tenant has `heard` of
+    any event, none is looked for.
+    """
     for seq, (kind, data) in enumerate(told, start=job.events - len(told) + 1):
-        row = {"job_id": job.id, "seq": seq, "kind": str(kind), "data": rules.plain(data), "at": now()}
-        if kind not in outbox.KINDS:
-            connection.execute(insert(events).values(row))
-        else:
-            at = connection.execute(insert(events).values(row).returning(events.c.at)).scalar_one()
+        row = {"job_id": job.id, "seq": seq, "kind": str(kind), "data": rules.plain(data)}
+        if heard and kind in outbox.KINDS:
+            at = connection.execute(_NEW_EVENT.returning(events.c.at), row).scalar_one()
             outbox.post(connection, job, seq, str(kind), at)
+        else:
+            connection.execute(_NEW_EVENT, row)
 
 
 def put_trial(connection: Connection, trial: Trial) -> None:
