@@ -61,7 +61,9 @@ class Questions:
 
     async def check(self, spec: JobSpec) -> dict[str, Any]:
         await self._own(spec.teacher)
-        return await self.asking.ask(partial(self.asking.checker.check, spec))
+        checker = self.asking.checker
+        plan = checker.known(spec)
+        return await self.asking.ask(partial(checker.check, spec)) if plan is None else plan
 
     async def catalog(self, kind: str) -> list[dict[str, Any]]:
         return await self.asking.ask(partial(self.asking.checker.catalog, kind))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security import HTTPBearer, SecurityScopes
 from fastapi.security.utils import get_authorization_scheme_param
 
 from service import journal
@@ -28,38 +28,33 @@ SETTINGS_KEY = "settings"
 ANYONE = "anyone"
 """The actor where nobody is asked for a key."""
 
-_bearer = HTTPBearer(
+class _Bearer(HTTPBearer):
+    """As a dependency, whoever bears the key of the request; in the description, how keys are sent."""
+
+    async def __call__(self, request: Request) -> Caller:  # type: ignore[override]
+        """
+        Raises:
+            Refusal: there is no key, or none that may be used (401); it was used too often (429).
+        """
+        # FastAPI asks again for each set of scopes; a request counts once, and its key is looked up once.
+        if not hasattr(request.state, "caller"):
+            known = _by_settings(request) or await run_in_threadpool(_by_record, request)
+            traceparent = getattr(request.state, "traceparent", "")
+            request.state.caller = replace(_admitted(request, known), traceparent=traceparent)
+        caller: Caller = request.state.caller
+        journal.about(tenant=caller.tenant)
+        return caller
+
+
+_bearer = _Bearer(
     scheme_name="apiKey",
     description="A key, as `stillhouse keys create` prints it, or a token of the operator's identity provider. "
     "The scopes are `read`, `submit` and `admin`, each good for what those before it are.",
-    auto_error=False,
 )
 
 
-async def authenticate(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
-    """
-    Whoever bears the key of the request.
-
-    Raises:
-        Refusal: there is none, or none that may be used (401); it was used too often (429).
-    """
-    # FastAPI asks again for each set of scopes; a request counts once, and its key is looked up once.
-    if not hasattr(request.state, "caller"):
-        secret = credentials.credentials if credentials is not None else ""
-        known = await run_in_threadpool(_recognized, request, secret)
-        request.state.caller = replace(known, traceparent=getattr(request.state, "traceparent", ""))
-    caller: Caller = request.state.caller
-    journal.about(tenant=caller.tenant)
-    return caller
-
-
-def _recognized(request: Request, secret: str) -> Caller:
-    settings: Settings = request.app.state.settings
-    if settings.auth == "off":
-        return Caller(DEFAULT, ANYONE, Scope.ADMIN, request_id(request))
-    caller = _bearer_of(request, settings, secret)
+def _admitted(request: Request, caller: Caller | None) -> Caller:
+    """The caller, counted. Raises `Refusal`."""
     if caller is None:
         raise Refusal(
             "UNAUTHENTICATED",
@@ -67,6 +62,8 @@ def _recognized(request: Request, secret: str) -> Caller:
             "`stillhouse keys create` makes one.",
             headers={"WWW-Authenticate": 'Bearer realm="stillhouse"'},
         )
+    if caller.actor == ANYONE:
+        return caller
     throttle: Throttle = request.app.state.throttle
     allowance = throttle.take(caller.actor)
     request.state.headers = allowance.headers
@@ -79,12 +76,28 @@ def _recognized(request: Request, secret: str) -> Caller:
     return caller
 
 
-def _bearer_of(request: Request, settings: Settings, secret: str) -> Caller | None:
+def _secret(request: Request) -> str:
+    """Empty when the request bears none."""
+    scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
+    return secret if scheme.lower() == "bearer" else ""
+
+
+def _by_settings(request: Request) -> Caller | None:
+    """A caller who is known without asking anybody."""
+    settings: Settings = request.app.state.settings
+    if settings.auth == "off":
+        return Caller(DEFAULT, ANYONE, Scope.ADMIN, request_id(request))
+    ours, secret = settings.api_key, _secret(request)
+    if ours is None or not secret or not hmac.compare_digest(secret.encode(), ours.get_secret_value().encode()):
+        return None
+    return Caller(DEFAULT, SETTINGS_KEY, Scope.ADMIN, request_id(request))
+
+
+def _by_record(request: Request) -> Caller | None:
+    """A caller whose key is on record, or whom the identity provider knows."""
+    secret = _secret(request)
     if not secret:
         return None
-    ours = settings.api_key
-    if ours is not None and hmac.compare_digest(secret.encode(), ours.get_secret_value().encode()):
-        return Caller(DEFAULT, SETTINGS_KEY, Scope.ADMIN, request_id(request))
     record: Record = request.app.state.record
     provider: Provider | None = request.app.state.provider
     if provider is not None and secret.count(".") == 2:  # as in every JWT, and in no key of ours
@@ -116,11 +129,7 @@ def still_welcome(request: Request) -> bool:
         Refusal: a token's words do not stand for anything any more, or its provider cannot be asked.
         StoreUnavailable: the record cannot.
     """
-    settings: Settings = request.app.state.settings
-    if settings.auth == "off":
-        return True
-    _, secret = get_authorization_scheme_param(request.headers.get("authorization"))
-    found = _bearer_of(request, settings, secret)
+    found = _by_settings(request) or _by_record(request)
     return found is not None and found.tenant == request.state.caller.tenant
 
 
@@ -128,7 +137,10 @@ def _decent(name: str) -> bool:
     return name.isascii() and name.isprintable()
 
 
-async def permit(scopes: SecurityScopes, caller: Annotated[Caller, Depends(authenticate)]) -> None:
+CallerDep = Annotated[Caller, Depends(_bearer)]
+
+
+async def permit(scopes: SecurityScopes, caller: CallerDep) -> None:
     """Raises `Refusal` (403) when the caller's scope does not cover what the operation asks for."""
     for needed in scopes.scopes:
         if not caller.scope.covers(Scope(needed)):
@@ -137,6 +149,5 @@ async def permit(scopes: SecurityScopes, caller: Annotated[Caller, Depends(authe
             )
 
 
-CallerDep = Annotated[Caller, Depends(authenticate)]
 may_read, may_submit, may_administer = (Security(permit, scopes=[scope]) for scope in Scope)
 """For `dependencies` of a router or a route."""

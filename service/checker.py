@@ -47,6 +47,10 @@ class CheckerBusy(StillhouseError):
 class Checker(Protocol):
     """Threads may share one."""
 
+    def known(self, spec: JobSpec) -> Json | None:
+        """What `check` would say, if that is known at once; an event loop may ask."""
+        ...
+
     def check(self, spec: JobSpec) -> Json:
         """
         What the job would do: `search.recipe.Recipe.plan`.
@@ -77,6 +81,9 @@ class DirectChecker:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+
+    def known(self, spec: JobSpec) -> None:
+        """Every plan is made anew."""
 
     def check(self, spec: JobSpec) -> Json:
         from search.recipe import prepare
@@ -117,6 +124,9 @@ class ChildChecker:
         self._turn = threading.Lock()
         self._child: tuple[subprocess.Popen[bytes], Connection] | None = None
         self._closed = False
+
+    def known(self, spec: JobSpec) -> None:
+        """Every plan is made anew."""
 
     def check(self, spec: JobSpec) -> Json:
         answer: Json = self._ask({"check": spec.model_dump(mode="json")})
@@ -205,19 +215,22 @@ class CachedChecker:
         self._lock = threading.Lock()
         self._asking: dict[str, threading.Lock] = {}
 
+    def known(self, spec: JobSpec) -> Json | None:
+        return self._known(_key(spec))
+
     def check(self, spec: JobSpec) -> Json:
         key = _key(spec)
         with self._lock:
             asking = self._asking.setdefault(key, threading.Lock())
         with asking:
-            plan = self._known(key)
-            if plan is None:
-                try:
+            try:
+                plan = self._known(key)
+                if plan is None:
                     plan = self._inner.check(spec)
                     self._remember(key, plan)
-                finally:
-                    with self._lock:
-                        self._asking.pop(key, None)
+            finally:
+                with self._lock:
+                    self._asking.pop(key, None)
         return plan
 
     def catalog(self, kind: str) -> list[Json]:

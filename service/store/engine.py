@@ -135,11 +135,14 @@ def _turn(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees one state of the record throughout; raises as `writing` does."""
+def reading(engine: Engine, *, once: bool = False) -> Iterator[Connection]:
+    """
+    A transaction that sees one state of the record throughout; raises as `writing` does. A single statement sees that
+    anyway: told that it is read `once`, Postgres is not asked for more.
+    """
     options: dict[str, Any] = {"reading": True}
     if engine.dialect.name == "postgresql":
-        options["isolation_level"] = "REPEATABLE READ"
+        options["isolation_level"] = "AUTOCOMMIT" if once else "REPEATABLE READ"
     with _translated(), engine.connect() as connection, connection.execution_options(**options).begin():
         yield connection
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Engine, inspect, or_, select, text, update
+from sqlalchemy import ColumnElement, Engine, bindparam, inspect, or_, select, text, update
 
 from search.errors import StoreUnavailable
 from service.store.accounts import SqlAccount, as_key, digest_of
@@ -72,9 +72,8 @@ class SqlRecord:
 
     def holder(self, secret: str) -> Key | None:
         digest = digest_of(secret)
-        query = select(keys, now().label("now")).where(keys.c.digest == digest, *_usable())
-        with reading(self._engine) as connection:
-            found = connection.execute(query).one_or_none()
+        with reading(self._engine, once=True) as connection:
+            found = connection.execute(_HELD, {"digest": digest}).one_or_none()
         if found is None or not hmac.compare_digest(found.digest, digest):
             return None
         if found.last_used_at is None or found.now - found.last_used_at > timedelta(seconds=USE_NOTED_SECONDS):
@@ -110,3 +109,6 @@ class SqlRecord:
 
 def _usable() -> tuple[ColumnElement[bool], ...]:
     return keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now())
+
+
+_HELD = select(keys, now().label("now")).where(keys.c.digest == bindparam("digest"), *_usable())

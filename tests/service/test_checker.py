@@ -180,7 +180,9 @@ class Counting:
 def test_equal_specs_are_checked_once_even_at_the_same_time() -> None:
     inner = Counting()
     checker = CachedChecker(inner)
+    assert checker.known(spec()) is None
     assert in_threads(20, lambda _: checker.check(spec())) == [{"plan": 1}] * 20
+    assert checker.known(spec()) == {"plan": 1}
     checker.check(spec(labels={"a": "b"}, priority=9, export={"onnx": False}))
     assert inner.asked == 1, "no plan depends on these"
     for change in ({"budget": {"macs": "49%"}}, {"search": {"trials": 3}}, {"space": {"divisor": 4}}):
@@ -208,6 +210,7 @@ def test_plans_are_forgotten_with_time_and_with_number() -> None:
     checker.check(spec())
     assert inner.asked == 1
     now[0] = 60.0
+    assert checker.known(spec()) is None
     checker.check(spec())
     assert inner.asked == 2, "the files it speaks of may have changed"
     for trials in (1, 2):

@@ -82,6 +82,9 @@ TEACHER, REPORT = example("teachers.get"), example("datasets.report")
 class Willing:
     """A checker that finds no fault."""
 
+    def known(self, spec: Any) -> None:
+        """Nothing."""
+
     def check(self, spec: Any) -> dict[str, Any]:
         return PLAN
 
