@@ -4,9 +4,9 @@ What a server takes: jobs submitted by many clients at once, and for hours on en
     python -m benchmarks.load [sqlite] [postgres] [--clients 16] [--seconds 20] [--servers 1] [--beside]
     python -m benchmarks.load [sqlite] [postgres] --soak 10 [--streams 50] [--rate 20]
 
-Every submission is on disk when its answer comes (`synchronous=FULL`, `fsync`), and every one is another job. With
-`--beside` a process that trains without end has the same cores, as a search would. The soak submits at an even pace
-while clients watch jobs live, and looks at the server's memory and open files.
+Every submission is on disk when its answer comes (`synchronous=FULL`, `fsync`), every one is another job, and its key
+is looked up on record. With `--beside` a process that trains without end has the same cores, as a search would. The
+soak submits at an even pace while clients watch jobs live, and looks at the server's memory and open files.
 """
 
 from __future__ import annotations
@@ -48,11 +48,18 @@ def submit(http: httpx2.Client, number: int) -> str:
     return str(answer.json()["id"])
 
 
-def submissions(urls: Sequence[str], clients: int, seconds: float) -> tuple[list[float], float]:
+def new_key(http: httpx2.Client) -> str:
+    answer = http.post("/v1/keys", json={"name": "load", "scope": "submit"})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["key"])
+
+
+def submissions(urls: Sequence[str], key: str, clients: int, seconds: float) -> tuple[list[float], float]:
     """
-    Milliseconds of every submission, and how many there were a second. The clients are as plain as can be: they have
-    the server's cores, which a client of `httpx2` takes half as much of as the server does.
+    Milliseconds of every submission, and how many there were a second. The clients are as plain as can be, because
+    they share the server's cores.
     """
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     took: list[list[float]] = [[] for _ in range(clients)]
     began = time.monotonic()
 
@@ -61,7 +68,7 @@ def submissions(urls: Sequence[str], clients: int, seconds: float) -> tuple[list
         body = json.dumps(SPEC | {"labels": {"number": str(place)}})
         while time.monotonic() - began < seconds:
             since = time.perf_counter()
-            connection.request("POST", "/v1/jobs", body, {**AUTHORIZED, "Content-Type": "application/json"})
+            connection.request("POST", "/v1/jobs", body, headers)
             with connection.getresponse() as answer:
                 told = answer.read()
                 assert answer.status == 201, told
@@ -103,11 +110,12 @@ def rates(name: str, servers: Sequence[Served], clients: int, seconds: float, *,
     for url in urls:
         with client(url) as http:
             submit(http, -1)
-    submissions(urls, clients, 3.0)
+            key = new_key(http)
+    submissions(urls, key, clients, 3.0)
     with training() if beside else nullcontext():
         time.sleep(8.0 if beside else 0.0)  # it loads torch
         spent = sum(server.seconds for server in servers)
-        took, rate = submissions(urls, clients, seconds)
+        took, rate = submissions(urls, key, clients, seconds)
         spent = 1000 * (sum(server.seconds for server in servers) - spent) / len(took)
     cuts = quantiles(took, n=100)
     what = "a training" if beside else "nothing"

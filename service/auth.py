@@ -28,6 +28,7 @@ SETTINGS_KEY = "settings"
 ANYONE = "anyone"
 """The actor where nobody is asked for a key."""
 
+
 class _Bearer(HTTPBearer):
     """As a dependency, whoever bears the key of the request; in the description, how keys are sent."""
 

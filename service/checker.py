@@ -276,8 +276,7 @@ _NOT_CHECKED = frozenset({"labels", "priority", "export"})
 
 
 def _key(spec: JobSpec) -> str:
-    document = spec.model_dump(mode="json", exclude=set(_NOT_CHECKED))
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(spec.model_dump_json(exclude=set(_NOT_CHECKED)).encode()).hexdigest()
 
 
 def _start(files: Files, limit_bytes: int, artifacts: str | None) -> tuple[subprocess.Popen[bytes], Connection]:
