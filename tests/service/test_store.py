@@ -257,18 +257,21 @@ class TestTrouble:
             SqlRecord(engine).ping()
         engine.dispose()
 
-    def test_connections_broken_by_the_server_are_replaced(self, postgres: Engine) -> None:
-        ledger = WholeLedger(postgres)
-        job, _ = ledger.submit(SPEC)
+    def test_connections_broken_by_the_server_are_replaced(
+        self, postgres: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         url = postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        single = connect(url, pool=1)
+        ledger = WholeLedger(single)
+        job, _ = ledger.submit(SPEC)
 
         def use(broken: bool) -> None:
-            with writing(postgres) as connection:
+            with writing(single) as connection:
                 process = connection.scalar(text("SELECT pg_backend_pid()"))
                 if broken:
                     kill(process)
                 connection.execute(text("SELECT 1"))
-            kill(process)
+            kill(process)  # in the pool
 
         def kill(process: int | None) -> None:
             with psycopg.connect(url) as other:
@@ -277,8 +280,14 @@ class TestTrouble:
         with pytest.raises(StoreUnavailable):
             use(broken=True)
         assert ledger.job(job.id) == job
-        use(broken=False)  # and it dies in the pool
+        use(broken=False)
+        with pytest.raises(StoreUnavailable):  # it was used a moment ago, so nobody has tried it
+            ledger.job(job.id)
         assert ledger.job(job.id) == job
+        use(broken=False)
+        monkeypatch.setattr("service.store.engine._REST_SECONDS", 0.0)
+        assert ledger.job(job.id) == job
+        single.dispose()
 
     def test_equal_submissions_that_both_find_nothing_make_one_job(self, postgres: Engine) -> None:
         """On Postgres both may look before either has written; the constraint decides, and the slower one is told."""
