@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from sqlalchemy import (
 
 from service.filters import And, By, Comparison, Expression, Not, Operator, Or, Path, Value
 from service.store.tables import Moment, jobs, scores, trials
+from workers.ports import JobState
 
 Place = tuple[Value, ...]
 """Where a page has ended: the values that its last row has of the fields it is ordered by."""
@@ -96,23 +98,49 @@ def trial_columns(dialect: Dialect) -> Columns:
     return column
 
 
-def condition(expression: Expression, column: Columns) -> ColumnElement[bool]:
+Hint = Callable[[Comparison, ColumnElement[bool]], ColumnElement[bool]]
+"""Takes a comparison and what it is in SQL, and returns what is true of the same rows and found sooner."""
+
+
+def condition(expression: Expression, column: Columns, hint: Hint) -> ColumnElement[bool]:
     """True or false of every row, never NULL, as `service.filters.holds` is."""
     match expression:
         case And(parts):
-            return and_(*(condition(part, column) for part in parts))
+            return and_(*(condition(part, column, hint) for part in parts))
         case Or(parts):
-            return or_(*(condition(part, column) for part in parts))
+            return or_(*(condition(part, column, hint) for part in parts))
         case Not(part):
-            return not_(condition(part, column))
-        case Comparison(field, compared, value):
-            found = column(field)
-            if value is None:
-                return found.is_(None) if compared is Operator.EQUAL else found.is_not(None)
-            said: ColumnElement[bool] = _COMPARE[compared](found, _bound(value, found))
-            if _always_there(field):
-                return said
-            return or_(found.is_(None), said) if compared is Operator.UNEQUAL else and_(found.is_not(None), said)
+            return not_(condition(part, column, hint))
+        case Comparison():
+            return hint(expression, _compared(expression, column))
+
+
+def _compared(comparison: Comparison, column: Columns) -> ColumnElement[bool]:
+    found, compared, value = column(comparison.field), comparison.operator, comparison.value
+    if value is None:
+        return found.is_(None) if compared is Operator.EQUAL else found.is_not(None)
+    said: ColumnElement[bool] = _COMPARE[compared](found, _bound(value, found))
+    if _always_there(comparison.field):
+        return said
+    return or_(found.is_(None), said) if compared is Operator.UNEQUAL else and_(found.is_not(None), said)
+
+
+def no_hint(_: Comparison, said: ColumnElement[bool]) -> ColumnElement[bool]:
+    return said
+
+
+def job_hint(comparison: Comparison, said: ColumnElement[bool]) -> ColumnElement[bool]:
+    """
+    A state before the end is one of few jobs, which have an index. A label is looked for as it is written in the spec
+    before the spec is parsed.
+    """
+    match comparison:
+        case Comparison(("state",), Operator.EQUAL, str(state)) if not JobState(state).terminal:
+            return and_(jobs.c.ended_at.is_(None), said)
+        case Comparison(("labels", _), Operator.EQUAL, str(value)):
+            written = cast(jobs.c.spec, Text).contains(json.dumps(value), autoescape=True)
+            return case((written, said), else_=false())
+    return said
 
 
 def ordering(order: Sequence[By], column: Columns) -> list[ColumnElement[Any]]:

@@ -15,11 +15,14 @@ from service.filters import Path
 from service.store.conditions import (
     OF_THE_SCORE,
     Columns,
+    Hint,
     beyond,
     condition,
     is_latest,
     job_columns,
+    job_hint,
     latest,
+    no_hint,
     ordering,
     trial_columns,
 )
@@ -44,7 +47,7 @@ class SqlViews:
         columns = job_columns(self._engine.dialect)
         mine = select(jobs.c.id).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
         with reading(self._engine) as connection:
-            ids, after = _cut(connection, mine, listing, columns)
+            ids, after = _cut(connection, mine, listing, columns, job_hint)
             revisions = connection.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(ids)))
             known = {row.id: one for row in revisions if (one := self._ended.find(row.id, row.revision)) is not None}
             if unknown := [job_id for job_id in ids if job_id not in known]:
@@ -240,10 +243,12 @@ def _best(ids: Sequence[str]) -> Select[Any]:
     return select(ranked.c.job_id, ranked.c.id).where(ranked.c.place == 1)
 
 
-def _cut(connection: Connection, query: Select[Any], listing: Listing, column: Columns) -> tuple[list[str], Any]:
+def _cut(
+    connection: Connection, query: Select[Any], listing: Listing, column: Columns, hint: Hint = no_hint
+) -> tuple[list[str], Any]:
     """The ids on a page, and the place where it ends unless it is the last one."""
     if listing.where is not None:
-        query = query.where(condition(listing.where, column))
+        query = query.where(condition(listing.where, column, hint))
     if listing.after is not None:
         query = query.where(beyond(listing.after, listing.order, column))
     query = query.add_columns(*(column(field).label(f"key_{at}") for at, (field, _) in enumerate(listing.order)))
