@@ -95,6 +95,7 @@ def _record() -> JobRecord:
         leased=False,
         claims=1,
         revision=0,
+        events=412,
         parent=None,
         phase=Phase.EXPORT,
         phases={
@@ -124,6 +125,7 @@ def _queued() -> JobRecord:
         leased=False,
         claims=0,
         revision=0,
+        events=1,
         parent=None,
         phase=None,
         phases={},

@@ -430,6 +430,7 @@ def _record(job: _Job) -> JobRecord:
         leased=job.lease_until is not None,
         claims=job.claims,
         revision=job.revision,
+        events=len(job.events),
         parent=job.parent,
         phase=job.phase,
         phases={phase: _phase_record(job.phases[phase]) for phase in Phase if phase in job.phases},

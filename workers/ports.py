@@ -130,6 +130,8 @@ class JobRecord:
     """How often it was claimed: 1 for a job whose driver never died."""
     revision: int
     """How often its user has asked for something else of it."""
+    events: int
+    """The number of its latest event. Nothing about it or its trials changes without one, but who holds its lease."""
     parent: str | None
     """The job that it is a repeat or a variant of."""
     phase: Phase | None

@@ -16,7 +16,7 @@ from service.store.rows import end, find, put_job, records, tell
 from service.store.tables import events, jobs, now
 from service.store.uploads import hold
 from service.store.values import Caller
-from service.store.views import Ended, standings
+from service.store.views import Known, standings
 from workers import rules
 from workers.events import Event, Kind
 from workers.ids import new_id
@@ -31,9 +31,9 @@ _LARGEST_INTEGER = 2**31 - 1
 class SqlJobs:
     """`service.store.ports.Jobs` of the caller's tenant, over a migrated database. Threads may share it."""
 
-    def __init__(self, engine: Engine, caller: Caller, ended: Ended | None = None) -> None:
+    def __init__(self, engine: Engine, caller: Caller, known: Known | None = None) -> None:
         self._engine, self._caller, self._tenant = engine, caller, caller.tenant
-        self._ended = ended or Ended()
+        self._known = known or Known()
 
     def submit(
         self,
@@ -85,7 +85,7 @@ class SqlJobs:
             return self._record(connection, job_id)
 
     def standings(self, found: Sequence[JobRecord]) -> Sequence[Standing]:
-        return self._ended.of(found, self._counted)
+        return self._known.standings(found, self._counted)
 
     def _counted(self, found: Sequence[JobRecord]) -> Sequence[Standing]:
         with reading(self._engine) as connection:

@@ -19,7 +19,7 @@ from service.store.register import SqlRegister
 from service.store.tables import in_seconds, jobs, keys, now, tenants
 from service.store.uploads import SqlUploads
 from service.store.values import Backlog, Caller, Connections, Figures, Key
-from service.store.views import Ended, SqlViews
+from service.store.views import Known, SqlViews
 from service.store.webhooks import SqlWebhooks
 
 logger = logging.getLogger("stillhouse.record")
@@ -32,13 +32,13 @@ class SqlRecord:
     """`service.store.ports.Record` over a migrated database. Threads may share it."""
 
     def __init__(self, engine: Engine, *, settled_seconds: float = SETTLED_SECONDS) -> None:
-        self._engine, self._settled, self._ended = engine, settled_seconds, Ended()
+        self._engine, self._settled, self._known = engine, settled_seconds, Known()
 
     def jobs(self, caller: Caller) -> SqlJobs:
-        return SqlJobs(self._engine, caller, self._ended)
+        return SqlJobs(self._engine, caller, self._known)
 
     def views(self, caller: Caller) -> SqlViews:
-        return SqlViews(self._engine, caller, self._ended)
+        return SqlViews(self._engine, caller, self._known)
 
     def account(self, caller: Caller) -> SqlAccount:
         return SqlAccount(self._engine, caller)

@@ -101,6 +101,7 @@ def _record(
         leased=row.lease_until is not None,
         claims=row.claims,
         revision=row.revision,
+        events=row.events,
         parent=row.parent,
         phase=None if row.phase is None else Phase(row.phase),
         phases={phase: walked[phase] for phase in Phase if phase in walked},

@@ -40,22 +40,21 @@ from workers.standings import Placed, Standing, standing_of
 class SqlViews:
     """`service.store.ports.Views` of the caller's tenant, over a migrated database. Threads may share it."""
 
-    def __init__(self, engine: Engine, caller: Caller, ended: Ended | None = None) -> None:
-        self._engine, self._tenant, self._ended = engine, caller.tenant, ended or Ended()
+    def __init__(self, engine: Engine, caller: Caller, known: Known | None = None) -> None:
+        self._engine, self._tenant, self._known = engine, caller.tenant, known or Known()
 
     def jobs(self, listing: Listing) -> Page[tuple[JobRecord, Standing]]:
         columns = job_columns(self._engine.dialect)
-        mine = select(jobs.c.id).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
+        mine = select(jobs.c.id, jobs.c.events).where(jobs.c.tenant == self._tenant, jobs.c.deleted_at.is_(None))
         with reading(self._engine) as connection:
-            ids, after = _cut(connection, mine, listing, columns, job_hint)
-            revisions = connection.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(ids)))
-            known = {row.id: one for row in revisions if (one := self._ended.find(row.id, row.revision)) is not None}
-            if unknown := [job_id for job_id in ids if job_id not in known]:
+            page, after = _cut(connection, mine, listing, columns, job_hint)
+            known = {row.id: one for row in page if (one := self._known.ended(row.id, row.events)) is not None}
+            if unknown := [row.id for row in page if row.id not in known]:
                 rows = connection.execute(select(jobs).where(jobs.c.id.in_(unknown)))
                 found = records(connection, rows.all())
-                standing = self._ended.of(found, partial(standings, connection))
+                standing = self._known.standings(found, partial(standings, connection))
                 known |= {record.id: (record, one) for record, one in zip(found, standing, strict=True)}
-            return Page([known[job_id] for job_id in ids], after)
+            return Page([known[row.id] for row in page], after)
 
     def trials(self, job_id: str, listing: Listing) -> Page[Trial]:
         query = select(trials.c.id).where(trials.c.job_id == job_id)
@@ -63,9 +62,9 @@ class SqlViews:
             query = query.select_from(trials.outerjoin(latest, is_latest))
         with reading(self._engine) as connection:
             self._find(connection, job_id)
-            ids, after = _cut(connection, query, listing, trial_columns(self._engine.dialect))
-            found = {trial.id: trial for trial in trials_where(connection, trials.c.id.in_(ids))}
-            return Page([found[trial_id] for trial_id in ids], after)
+            page, after = _cut(connection, query, listing, trial_columns(self._engine.dialect))
+            found = {trial.id: trial for trial in trials_where(connection, trials.c.id.in_([row.id for row in page]))}
+            return Page([found[row.id] for row in page], after)
 
     def trial(self, job_id: str, trial_id: str) -> Trial:
         with reading(self._engine) as connection:
@@ -112,29 +111,26 @@ class SqlViews:
         find(connection, job_id, tenant=self._tenant)
 
 
-class Ended:
+class Known:
     """
-    Jobs at their end, which nothing changes any more but for what their user calls them, and then their revision. Of
-    more than `most` the ones that were not asked for lately are forgotten. Threads may share it.
+    What was found of jobs before: their standings, and all of those that have ended. It holds until the next event,
+    without which nothing changes. Of more than `most` the ones that were not asked for lately are forgotten. Threads
+    may share it.
     """
 
     def __init__(self, most: int = 512) -> None:
         self._most, self._known = most, OrderedDict[str, tuple[JobRecord, Standing]]()
         self._lock = threading.Lock()
 
-    def find(self, job_id: str, revision: int) -> tuple[JobRecord, Standing] | None:
-        """The job as it is at this revision, if it is known."""
-        with self._lock:
-            known = self._known.get(job_id)
-            if known is None or known[0].revision != revision:
-                return None
-            self._known.move_to_end(job_id)
-            return known
+    def ended(self, job_id: str, events: int) -> tuple[JobRecord, Standing] | None:
+        """A job that has ended as it is with so many events, if it is known."""
+        found = self._find(job_id, events)
+        return found if found is not None and found[0].state.terminal else None
 
-    def of(
+    def standings(
         self, found: Sequence[JobRecord], ask: Callable[[Sequence[JobRecord]], Sequence[Standing]]
     ) -> list[Standing]:
-        """The standings of these jobs; of those that are not known, as `ask` has it."""
+        """Of these jobs; of those that are not known, as `ask` has it."""
         known = {record.id: one for record in found if (one := self._standing(record)) is not None}
         unknown = [record for record in found if record.id not in known]
         if unknown:
@@ -146,14 +142,21 @@ class Ended:
     def _standing(self, record: JobRecord) -> Standing | None:
         if not record.claims:
             return _NOTHING
-        known = self.find(record.id, record.revision)
+        known = self._find(record.id, record.events)
         return None if known is None else known[1]
 
+    def _find(self, job_id: str, events: int) -> tuple[JobRecord, Standing] | None:
+        with self._lock:
+            known = self._known.get(job_id)
+            if known is None or known[0].events != events:
+                return None
+            self._known.move_to_end(job_id)
+            return known
+
     def _keep(self, record: JobRecord, standing: Standing) -> None:
-        if not record.state.terminal:
-            return
         with self._lock:
             self._known[record.id] = record, standing
+            self._known.move_to_end(record.id)
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
 
@@ -245,8 +248,8 @@ def _best(ids: Sequence[str]) -> Select[Any]:
 
 def _cut(
     connection: Connection, query: Select[Any], listing: Listing, column: Columns, hint: Hint = no_hint
-) -> tuple[list[str], Any]:
-    """The ids on a page, and the place where it ends unless it is the last one."""
+) -> tuple[Sequence[Row[Any]], Any]:
+    """What is asked of the rows on a page, and the place where it ends unless it is the last one."""
     if listing.where is not None:
         query = query.where(condition(listing.where, column, hint))
     if listing.after is not None:
@@ -254,4 +257,4 @@ def _cut(
     query = query.add_columns(*(column(field).label(f"key_{at}") for at, (field, _) in enumerate(listing.order)))
     rows = connection.execute(query.order_by(*ordering(listing.order, column)).limit(listing.limit + 1)).all()
     page = rows[: listing.limit]
-    return [row[0] for row in page], tuple(page[-1][1:]) if len(rows) > len(page) else None
+    return page, tuple(page[-1][-len(listing.order) :]) if len(rows) > len(page) else None
