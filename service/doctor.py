@@ -110,7 +110,7 @@ def _torch(_: Settings) -> Finding:
 
 
 def _ray(_: Settings) -> Finding:
-    return _ray_says("import ray; print(f'ray {ray.__version__}')", seconds=60)
+    return _ray_says("import ray; print(f'ray {ray.__version__}')", _INSTALL_RAY, seconds=60)
 
 
 _USE_RAY = """
@@ -128,17 +128,20 @@ import ray
 print(f"ray {ray.__version__}, {where}, did some work")
 """
 
+_RAY_SECONDS = 90.0
 _INTRUDE = "import ray; ray.init(address={address!r}, logging_level='CRITICAL', log_to_driver=False)"
 
 
 def _ray_started(settings: Settings) -> Finding:
     """Has it work, and tries whether a cluster would do so for somebody who shows no token."""
     settings.check_cluster()
-    found = _ray_says(_USE_RAY, seconds=90, environment=settings.environment())
-    if found.state == "bad" or settings.ray_address == "local":
+    local = settings.ray_address == "local"
+    fix = _INSTALL_RAY if local else f"see that {settings.ray_address} is its address and that it runs, {_ITS_TOKEN}"
+    found = _ray_says(_USE_RAY, fix, seconds=_RAY_SECONDS, environment=settings.environment())
+    if found.state == "bad" or local:
         return found
     intruding = _INTRUDE.format(address=settings.ray_address)
-    if _python_says(intruding, seconds=90, environment={"RAY_AUTH_MODE": "disabled"}).returncode == 0:
+    if _python_says(intruding, seconds=_RAY_SECONDS, environment={"RAY_AUTH_MODE": "disabled"}).returncode == 0:
         return Finding(
             name="ray",
             state="bad",
@@ -148,14 +151,18 @@ def _ray_started(settings: Settings) -> Finding:
     return found
 
 
-def _ray_says(program: str, *, seconds: float, environment: Mapping[str, str] | None = None) -> Finding:
+_INSTALL_RAY = "pip install 'ray[tune]' -c constraints.txt, or work without it: STILLHOUSE_BACKEND=inline"
+_ITS_TOKEN = "that STILLHOUSE_RAY_TOKEN_FILE holds its token, and that its Python and ray are of the same versions"  # noqa: S105
+
+
+def _ray_says(program: str, fix: str, *, seconds: float, environment: Mapping[str, str] | None = None) -> Finding:
     said = _python_says(program, seconds=seconds, environment=environment)
     if said.returncode != 0:
         return Finding(
             name="ray",
             state="bad",
             detail=_last_line(said.stderr) or f"ended with code {said.returncode}",
-            fix="pip install 'ray[tune]' -c constraints.txt, or work without it: STILLHOUSE_BACKEND=inline",
+            fix=fix,
         )
     return Finding(name="ray", state="ok", detail=said.stdout.strip().splitlines()[-1])
 
@@ -251,17 +258,24 @@ def _server(_: Settings) -> Finding:
         )
 
 
+_LATE = 124  # as `timeout` has it
+
+
 def _python_says(
     program: str, *, seconds: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - programs of our own, above
-        [sys.executable, "-W", "ignore", "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-        env=os.environ | (environment or {}),
-    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    try:
+        return subprocess.run(  # noqa: S603 - programs of our own, above
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env=os.environ | (environment or {}),
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, _LATE, "", f"no answer within {seconds:g} s")
 
 
 def _last_line(text: str) -> str:

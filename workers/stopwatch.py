@@ -34,8 +34,9 @@ SENT_BACK = 2
 
 HEADROOM = 1.02
 """
-How many times less than its limit a candidate has to take to be a finalist. Measurements of one network lie 1 to 2 %
-about their middle: one that just keeps its limit would miss it when its file is measured, every other time.
+How many times less than its limit a candidate has to take to be a finalist. Measurements of one network lie about their
+middle (`benchmarks/steadiness.py`): one that just keeps its limit would miss it when its file is measured, every other
+time.
 """
 
 Times = Mapping[str, Comparison]
@@ -226,14 +227,14 @@ def trimmed(
     """
     finalists, factors = [], dict[str, float]()
     for level, (group, budget) in enumerate(zip(groups, levels, strict=True)):
-        fitting = [trial for trial in group if budget.holds(cost(trial, level))]
-        roomy = [trial for trial in fitting if budget.holds(_with_headroom(cost(trial, level), margins))]
+        costs = {trial.id: cost(trial, level) for trial in group}
+        fitting = [trial for trial in group if budget.holds(costs[trial.id])]
+        roomy = [trial for trial in fitting if budget.holds(_with_headroom(costs[trial.id], margins))]
         finalists.append(roomy or fitting or list(group))
         if group and not roomy:
             for metric, margin in margins.items():
-                factor = margin * max(
-                    1.0, statistics.median(_slower(metric, trial, cost(trial, level)) for trial in group)
-                )
+                slower = statistics.median(_slower(metric, trial, costs[trial.id]) for trial in group)
+                factor = margin * max(1.0, slower)
                 factors[metric] = max(factor, factors.get(metric, 1.0))
     return Trimmed(finalists, factors)
 

@@ -520,6 +520,22 @@ def test_the_doctor_says_what_to_do_about_a_home_that_cannot_be_written(tmp_path
     assert "STILLHOUSE_HOME" in finding.fix
 
 
+def test_the_doctor_says_what_to_do_about_a_cluster_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service import doctor
+    from service.settings import read_settings
+
+    (tmp_path / "token").write_text("of a cluster")
+    settings = read_settings(home=tmp_path, ray_address="127.0.0.1:1", ray_token_file=tmp_path / "token")
+    monkeypatch.setattr(doctor, "_USE_RAY", "import time; time.sleep(60)")
+    monkeypatch.setattr(doctor, "_RAY_SECONDS", 0.5)
+    finding = doctor._ray_started(settings)
+    assert (finding.state, finding.detail) == ("bad", "no answer within 0.5 s")
+    assert "127.0.0.1:1" in finding.fix
+    assert "STILLHOUSE_RAY_TOKEN_FILE" in finding.fix
+
+
 def test_the_demonstration_is_the_example() -> None:
     assert yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text()) == JOB
 
