@@ -3,10 +3,13 @@ What a server takes: jobs submitted by many clients at once, and for hours on en
 
     python -m benchmarks.load [sqlite] [postgres] [--clients 16] [--seconds 20] [--servers 1] [--beside]
     python -m benchmarks.load [sqlite] [postgres] --soak 10 [--streams 50] [--rate 20]
+    python -m benchmarks.load --disk [--seconds 20]
 
 Every submission is on disk when its answer comes (`synchronous=FULL`, `fsync`), every one is another job, and its key
 is looked up on record. With `--beside` a process that trains without end has the same cores, as a search would. The
-soak submits at an even pace while clients watch jobs live, and looks at the server's memory and open files.
+soak submits at an even pace while clients watch jobs live, and looks at the server's memory and open files. With
+`--disk` nothing is served: it says what the disk takes to write 8 KiB for good, by itself. All is kept where TMPDIR
+says.
 """
 
 from __future__ import annotations
@@ -133,6 +136,22 @@ def rates(name: str, servers: Sequence[Served], clients: int, seconds: float, *,
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
+def disk(seconds: float) -> None:
+    took, block = [], os.urandom(8192)
+    with tempfile.NamedTemporaryFile() as file:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), block, 0)
+            os.fdatasync(file.fileno())
+            took.append(1000 * (time.perf_counter() - began))
+            time.sleep(0.003)  # some three hundred a second, as many as are submitted
+    cuts = quantiles(took, n=1000)
+    print("| written | p50, ms | p99, ms | p99.9, ms | worst, ms |")
+    print("|---:|---:|---:|---:|---:|")
+    print(f"| {len(took):,} | {cuts[499]:.1f} | {cuts[989]:.1f} | {cuts[998]:.0f} | {max(took):.0f} |")
+
+
 def soak(name: str, server: Served, minutes: float, streams: int, rate: float) -> None:
     over = threading.Event()
     told = [0] * streams
@@ -208,7 +227,11 @@ def main() -> None:
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--rate", type=float, default=20.0, help="submissions a second while soaking")
+    parser.add_argument("--disk", action="store_true", help="only time the disk")
     given = parser.parse_args()
+    if given.disk:
+        disk(given.seconds)
+        return
     unhindered = {
         "KEY_RATE": 100_000,
         "KEY_BURST": 100_000,

@@ -232,8 +232,7 @@ def _answer_requests(
             lambda: on_ready(_address(settings, listener)) if on_ready is not None else None,
         )
         warm(checker)
-        # What is loaded by now stays. Looking through all of it for garbage every few seconds held up every answer for
-        # 180 ms at a time.
+        # What is loaded by now stays. To look through all of it for garbage every few seconds holds up every answer.
         gc.collect()
         gc.freeze()
         with _signals(server.end):

@@ -71,9 +71,9 @@ _EXAMPLES = "write `sqlite:////path/to/stillhouse.db` or `postgresql://user:pass
 
 def _try_after_rest(engine: Engine) -> None:
     """
-    A connection that lay idle is tried before it is used; with `pool_pre_ping` each would be each time, which is an
-    eighth of what a submission takes. Whoever has one that broke within `_REST_SECONDS` is told as if he had been using
-    it then, and no other of its age is used any more.
+    A connection that lay idle is tried before it is used; with `pool_pre_ping` each would be each time, for a round
+    trip more. Whoever has one that broke within `_REST_SECONDS` is told as if he had been using it then, and no other
+    of its age is used any more.
     """
 
     @event.listens_for(engine, "checkin")
