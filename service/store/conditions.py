@@ -98,6 +98,8 @@ def trial_columns(dialect: Dialect) -> Columns:
     return column
 
 
+_OPEN = frozenset(state for state in JobState if not state.terminal)
+
 Hint = Callable[[Comparison, ColumnElement[bool]], ColumnElement[bool]]
 """Takes a comparison and what it is in SQL, and returns what is true of the same rows and found sooner."""
 
@@ -132,10 +134,10 @@ def no_hint(_: Comparison, said: ColumnElement[bool]) -> ColumnElement[bool]:
 def job_hint(comparison: Comparison, said: ColumnElement[bool]) -> ColumnElement[bool]:
     """
     A state before the end is one of few jobs, which have an index. A label is looked for as it is written in the spec
-    before the spec is parsed.
+    before the spec is parsed: SQLAlchemy writes JSON as `json.dumps` does.
     """
     match comparison:
-        case Comparison(("state",), Operator.EQUAL, str(state)) if not JobState(state).terminal:
+        case Comparison(("state",), Operator.EQUAL, str(state)) if state in _OPEN:
             return and_(jobs.c.ended_at.is_(None), said)
         case Comparison(("labels", _), Operator.EQUAL, str(value)):
             written = cast(jobs.c.spec, Text).contains(json.dumps(value), autoescape=True)

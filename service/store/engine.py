@@ -25,6 +25,7 @@ from service.store.values import Connections
 _BUSY_SECONDS = 10
 _POOL_SECONDS = 5
 _REST_SECONDS = 1.0
+"""What was used less than so long ago is taken for whole."""
 _MIGRATIONS_LOCK = 0x5714_1104
 _POSTGRES_OPTIONS = (
     "-c statement_timeout=15s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on "
