@@ -157,8 +157,8 @@ def _append(
     connection: Connection, job: Row[Any] | SimpleNamespace, told: Sequence[Happening], *, heard: bool = True
 ) -> None:
     """
-    The latest events of a job, in whose row they are counted already. Where no webhook of the tenant has `heard` of
-    any event, none is looked for.
+    The latest events of a job, in whose row they are counted already. `heard` is false where it is known that no
+    webhook of the tenant wants to be told of any.
     """
     for seq, (kind, data) in enumerate(told, start=job.events - len(told) + 1):
         row = {"job_id": job.id, "seq": seq, "kind": str(kind), "data": rules.plain(data)}
