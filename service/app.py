@@ -33,6 +33,7 @@ from service.routes import jobs as job_routes
 from service.schemas import BODY_BYTES
 from service.settings import Settings
 from service.store.ports import Record
+from service.store.values import suits
 from service.throttle import Throttle
 from service.traces import RequestSpans, Traces
 from service.turnstile import Turnstile
@@ -50,7 +51,8 @@ def create_app(
     traces: Traces | None = None,
 ) -> FastAPI:
     """
-    `schema_version` is the revision of the tables that this program works with; with another one the app is not ready.
+    `schema_version` is the revision of the tables that this program works with; with an earlier one the app is not
+    ready.
 
     Whoever sets `draining` says that the end is near: readiness goes off, and streams and waiting requests end.
     `checker` is closed with the app.
@@ -73,7 +75,7 @@ def create_app(
     metrics = Metrics(
         record,
         throttle,
-        ready=lambda: not over.is_set() and record.schema_version() == app.state.schema_version,
+        ready=lambda: not over.is_set() and suits(record.schema_version(), app.state.schema_version),
         streams=lambda: streams.open,
     )
     app = FastAPI(

@@ -211,6 +211,7 @@ def _shared(_: Settings) -> Finding:
 
 def _database(settings: Settings) -> Finding:
     from service.store.engine import connect, current_revision, latest_revision, migrate
+    from service.store.values import suits
 
     with tempfile.TemporaryDirectory() as folder:
         migrate(connect(f"sqlite:///{folder}/trial.db"))
@@ -219,12 +220,10 @@ def _database(settings: Settings) -> Finding:
     revision, latest = current_revision(connect(settings.database_url)), latest_revision()
     if revision == latest:
         return Finding(name="database", state="ok", detail=f"{settings.database} at revision {revision}")
-    return Finding(
-        name="database",
-        state="note",
-        detail=f"{settings.database} is at revision {revision}, this program works with {latest}",
-        fix="stillhouse migrate (`stillhouse serve` does it by itself)",
-    )
+    detail = f"{settings.database} is at revision {revision}, this program works with {latest}"
+    newer = "finish the upgrade: a newer version has migrated this database"
+    older = "stillhouse migrate (`stillhouse serve` does it by itself)"
+    return Finding(name="database", state="note", detail=detail, fix=newer if suits(revision, latest) else older)
 
 
 def _port(settings: Settings) -> Finding:

@@ -39,8 +39,8 @@ class Metrics:
     """
     Those of one API. One registry an app, so that two apps in one process do not share numbers.
 
-    `ready` says whether the tables are those of this version and the server is not about to end; `streams` how many
-    event streams are open.
+    `ready` says whether the tables suit this version and the server is not about to end; `streams` how many event
+    streams are open.
     """
 
     def __init__(

@@ -69,8 +69,8 @@ def serve(settings: Settings, on_ready: OnReady | None = None, on_key: OnKey | N
 
     Raises:
         UserError: it may not listen there, the port is taken, another server uses the same home, or the tables are of
-            another version.
-        StoreUnavailable: the database cannot be reached.
+            an earlier version.
+        StoreUnavailable: the database cannot be reached, or a newer version has used the SQLite file.
     """
     _check_binding(settings)
     settings.check_cluster()
@@ -142,7 +142,7 @@ STARTING = "server"
 
 
 def _opened(settings: Settings) -> tuple[SqlRecord, SqlLedger, SqlOutbox]:
-    """All sides of the record, over tables of this version."""
+    """All sides of the record, over tables that suit this version."""
     engine = database.ready(settings.database_url, shown=settings.database, pool=settings.database_pool)
     return SqlRecord(engine), SqlLedger(engine), SqlOutbox(engine)
 

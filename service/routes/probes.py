@@ -13,6 +13,7 @@ from service.deps import RecordDep, SettingsDep
 from service.description import answers, shown
 from service.problems import KINDS, Refusal, page_of
 from service.schemas import BODY_BYTES, LARGEST_PAGE, LONGEST_WAIT, Health, Limits, ProblemPage, Readiness, Server
+from service.store.values import suits
 
 open_to_all = APIRouter(tags=["server"])
 guarded = APIRouter(tags=["server"], dependencies=[may_read])
@@ -35,7 +36,7 @@ def readiness(request: Request, record: RecordDep) -> Readiness:
         raise Refusal("NOT_READY", "The server is shutting down; send requests elsewhere or try again later.")
     record.ping()
     found, expected = record.schema_version(), request.app.state.schema_version
-    if found != expected:
+    if not suits(found, expected):
         raise Refusal(
             "NOT_READY",
             f"The tables are at revision {found}, and this server works with {expected}. Run `stillhouse migrate`, "

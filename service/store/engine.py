@@ -20,7 +20,7 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event,
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from search.errors import StorageFull, StoreUnavailable, UserError
-from service.store.values import Connections
+from service.store.values import Connections, suits
 
 _BUSY_SECONDS = 10
 _POOL_SECONDS = 5
@@ -255,18 +255,19 @@ def _migrate(engine: Engine, to: str) -> None:
 
 def ready(url: str, *, shown: str, pool: int = 16) -> Engine:
     """
-    The way to a database whose tables are those of this version; a SQLite file is brought to them first. `shown` is
-    the URL as errors may show it.
+    The way to a database whose tables are those of this version or of a later one; a SQLite file is brought to them
+    first. `shown` is the URL as errors may show it.
 
     Raises:
-        UserError: the tables are those of another version, or `connect` says so.
-        StoreUnavailable: it cannot be reached.
+        UserError: the tables are those of an earlier version, or `connect` says so.
+        StoreUnavailable: it cannot be reached, or a newer version has used the SQLite file.
     """
     engine = connect(url, pool=pool)
     if engine.dialect.name == "sqlite":
         migrate(engine)
     found, expected = current_revision(engine), latest_revision()
-    if found != expected:
+    if not suits(found, expected):
+        engine.dispose()
         raise UserError(
             f"the tables in {shown} are at revision {found}, and this version works with {expected}; "
             "run `stillhouse migrate`, or start the version that belongs to them"

@@ -23,6 +23,15 @@ DEFAULT = "default"
 """The tenant of whoever runs the server. What was on record before there were tenants belongs to it."""
 
 
+def suits(found: str | None, made_for: str) -> bool:
+    """
+    Whether a program that was made for the tables of one revision may work with those that were `found`. Later ones
+    will do: a migration leaves the version before it able to go on, or servers could not be replaced one by one.
+    Revisions are numbers of four digits.
+    """
+    return found is not None and found >= made_for
+
+
 class Scope(StrEnum):
     """What a key is good for, each for all that those before it are."""
 

@@ -370,11 +370,26 @@ def test_probes(client: TestClient, app: FastAPI, ledger: MemoryLedger) -> None:
     assert (client.get("/readyz").status_code, client.get("/healthz").status_code) == (503, 200)
 
 
-def test_tables_of_another_version_are_not_ready(client: TestClient, app: FastAPI) -> None:
+@pytest.mark.parametrize("found", [None, "0001"])
+def test_tables_of_an_earlier_version_are_not_ready(
+    client: TestClient, app: FastAPI, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
     app.state.schema_version = "0002"
+    monkeypatch.setattr(ledger, "schema_version", lambda: found)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "NOT_READY")
     assert "stillhouse migrate" in answer.json()["detail"]
+    assert "stillhouse_ready 0.0" in client.get("/metrics").text
+
+
+def test_tables_of_a_later_version_are_ready(
+    client: TestClient, app: FastAPI, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the servers of a version would all be taken out of service by the migration to the next."""
+    app.state.schema_version = "0002"
+    monkeypatch.setattr(ledger, "schema_version", lambda: "0003")
+    assert client.get("/readyz").json() == {"status": "ready", "schema_version": "0003"}
+    assert "stillhouse_ready 1.0" in client.get("/metrics").text
 
 
 def test_metrics_have_no_label_that_a_caller_can_invent(client: TestClient) -> None:

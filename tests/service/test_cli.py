@@ -6,10 +6,12 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +520,21 @@ def test_the_doctor_says_what_to_do_about_a_home_that_cannot_be_written(tmp_path
     finding = _home(read_settings(home=tmp_path / "file" / "home"))
     assert finding.state == "bad"
     assert "STILLHOUSE_HOME" in finding.fix
+
+
+@pytest.mark.parametrize(("found", "remedy"), [("0001", "stillhouse migrate"), ("9999", "finish the upgrade")])
+def test_the_doctor_says_what_to_do_about_tables_of_another_version(tmp_path: Path, found: str, remedy: str) -> None:
+    from service.doctor import _database
+    from service.settings import read_settings
+
+    with closing(sqlite3.connect(tmp_path / "stillhouse.db")) as file:
+        file.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        file.execute("INSERT INTO alembic_version VALUES (?)", [found])
+        file.commit()
+    finding = _database(read_settings(home=tmp_path))
+    assert finding.state == "note"
+    assert f"is at revision {found}" in finding.detail
+    assert remedy in finding.fix
 
 
 def test_the_doctor_says_what_to_do_about_a_cluster_that_does_not_answer(

@@ -17,13 +17,24 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.engine.interfaces import ReflectedIndex
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from search.errors import StorageFull, StoreUnavailable, UserError
 from search.spec import read_spec
-from service.store.engine import connect, current_revision, latest_revision, migrate, reading, sole, writing
+from service.store.engine import (
+    _config,
+    connect,
+    current_revision,
+    latest_revision,
+    migrate,
+    reading,
+    ready,
+    sole,
+    writing,
+)
 from service.store.record import SqlRecord
 from service.store.tables import Words, events, in_seconds, jobs, metadata, now
 from tests.databases import WholeLedger
@@ -107,11 +118,29 @@ class TestMigrations:
 
     def test_a_database_of_a_newer_version_is_refused(self, empty: Engine) -> None:
         migrate(empty)
-        with empty.begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        _say_revision(empty, "9999")
         with pytest.raises(StoreUnavailable, match=r"revision 9999.*used by a newer version"):
             migrate(empty)
         assert current_revision(empty) == "9999"
+
+    def test_servers_start_on_postgres_that_a_newer_version_has_migrated(self, empty: Engine) -> None:
+        """They could not be replaced one by one otherwise; on SQLite there is one, and it is the newer."""
+        url = empty.url.render_as_string(hide_password=False)
+        migrate(empty)
+        _say_revision(empty, "9999")
+        if empty.dialect.name == "sqlite":
+            with pytest.raises(StoreUnavailable, match="used by a newer version"):
+                ready(url, shown="here")
+            return
+        ready(url, shown="here").dispose()
+        _say_revision(empty, "0001")
+        with pytest.raises(UserError, match=r"the tables in here are at revision 0001.*stillhouse migrate"):
+            ready(url, shown="here")
+
+    def test_revisions_are_numbers_that_rise(self) -> None:
+        """`service.store.values.suits` tells later ones by that."""
+        names = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+        assert names == [f"{number:04}" for number in range(1, len(names) + 1)]
 
     def test_an_interrupted_migration_leaves_nothing_and_can_be_run_again(
         self, empty: Engine, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +163,11 @@ class TestMigrations:
         engine = connect(empty_url)
         assert current_revision(engine) == latest_revision()
         engine.dispose()
+
+
+def _say_revision(engine: Engine, revision: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
 def _interrupt(*_: object, **__: object) -> None:
