@@ -24,12 +24,14 @@ from statistics import median, quantiles
 from typing import Any
 
 import httpx2
-from sqlalchemy import Engine, Table, text
+from sqlalchemy import Engine, Table, select, text
 
 from benchmarks.served import AUTHORIZED, serving
 from search.spec import read_spec
 from service.examples import JOB, SPEC
 from service.store.engine import connect, migrate
+from service.store.rows import records
+from service.store.standings import keep
 from service.store.tables import events, jobs, logs, phases, scores, trials
 from service.store.values import DEFAULT
 from tests.databases import new_postgres
@@ -66,6 +68,11 @@ def fill(engine: Engine) -> None:
     _put(engine, logs, (_line(0, seq) for seq in range(1, 10_001)))
     with engine.begin() as connection:
         connection.execute(text("ANALYZE"))
+    for start in range(0, JOBS, 500):
+        ids = [job_id(number) for number in range(start, start + 500)]
+        with engine.begin() as connection:
+            ended = connection.execute(select(jobs).where(jobs.c.id.in_(ids), jobs.c.ended_at.is_not(None)))
+            keep(connection, records(connection, ended.all()))
 
 
 def _count(job: int) -> int:

@@ -7,7 +7,6 @@ Pure functions of the record; models of what leaves us have no defaults, so ever
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -293,12 +292,12 @@ def trial_document(trial: Trial) -> TrialDocument:
         key=trial.key,
         choices=dict(trial.choices),
         cost=dict(trial.cost),
-        scores=[ScoreDocument(**asdict(score)) for score in trial.scores],
+        scores=[ScoreDocument.model_validate(score) for score in trial.scores],
     )
 
 
 def log_line(line: LoggedLine) -> LogLine:
-    return LogLine(**asdict(line))
+    return LogLine.model_validate(line)
 
 
 def event_document(event: Event) -> EventDocument:

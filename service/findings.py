@@ -26,7 +26,7 @@ Cost = dict[str, int]
 
 
 class Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True, use_attribute_docstrings=True)
 
 
 class LibraryDocument(Document):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import NamedTuple, TypeVar
 
 from pydantic import AwareDatetime
@@ -142,7 +141,7 @@ def curve(trial: Trial, progress: Sequence[Event], record: JobRecord) -> CurveDo
         trial=trial.id,
         number=trial.number,
         state=trial.state,
-        scores=[ScoreDocument(**asdict(score)) for score in trial.scores],
+        scores=[ScoreDocument.model_validate(score) for score in trial.scores],
         readings=thinned(readings, MOST_POINTS - len(trial.scores)),
         final=FinalDocument(steps=steps, accuracy=found.accuracy, kl=found.kl) if found else None,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from search.budget import Budget, Verdict
 from service.findings import Cost, Document, RivalDocument, on_record, rival
@@ -119,7 +118,7 @@ def students_of(record: JobRecord, trials: Mapping[str, Placed]) -> list[Student
                     detection=dict(winner.detection),
                 ),
                 cost=dict(student.cost),
-                verdicts=[VerdictDocument(**asdict(verdict)) for verdict in verdicts],
+                verdicts=[VerdictDocument.model_validate(verdict) for verdict in verdicts],
                 bytes=student.bytes,
                 times=[_time(metric, found) for metric, found in student.times.items()],
                 rival=None

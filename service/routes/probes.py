@@ -28,7 +28,7 @@ async def health() -> Health:
 @open_to_all.get(
     "/readyz",
     operation_id="readiness",
-    responses=answers("BUSY", "NOT_READY", "STORE_UNAVAILABLE", example={"status": "ready", "schema_version": "0004"}),
+    responses=answers("BUSY", "NOT_READY", "STORE_UNAVAILABLE", example={"status": "ready", "schema_version": "0005"}),
 )
 def readiness(request: Request, record: RecordDep) -> Readiness:
     """Whether requests should be sent here: the record answers, and the server is not about to end."""

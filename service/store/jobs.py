@@ -13,10 +13,11 @@ from service.store import quotas
 from service.store.accounts import noted
 from service.store.engine import reading, writing
 from service.store.rows import end, find, put_job, records, tell
+from service.store.standings import standings
 from service.store.tables import events, jobs, now
 from service.store.uploads import hold
 from service.store.values import Caller
-from service.store.views import Known, standings
+from service.store.views import Known
 from workers import rules
 from workers.events import Event, Kind
 from workers.ids import new_id

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Text, bindparam, insert, select, update
 
 from search.trial import Score, State, Trial
-from service.store import outbox, quotas
+from service.store import outbox, quotas, standings
 from service.store.tables import artifacts, events, jobs, now, phases, scores, trials
 from workers import rules
 from workers.ports import Artifact, JobRecord, JobState, Phase, PhaseRecord, StoredFile
@@ -180,7 +180,7 @@ def put_trial(connection: Connection, trial: Trial) -> None:
 
 def end(connection: Connection, job_id: str, state: JobState, reason: str, **changes: Any) -> None:
     """
-    Closes the job and what is open of its trials.
+    Closes the job and what is open of its trials, and keeps what they come to.
 
     Raises:
         IllegalTransition: `state` is no end.
@@ -192,3 +192,4 @@ def end(connection: Connection, job_id: str, state: JobState, reason: str, **cha
             put_trial(connection, changed.trial)
             happenings.append(changed.happening)
     tell(connection, job_id, [*happenings, ending], state=state, reason=reason, ended_at=now(), **OFF_LEASE, **changes)
+    standings.keep(connection, records(connection, [find(connection, job_id)]))

@@ -306,6 +306,13 @@ logs = Table(
     Column("message", Words, nullable=False),
 )
 
+standings = Table(  # of jobs that have ended
+    "standings",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id"), primary_key=True),
+    Column("document", _PLAIN_JSON, nullable=False),  # a `workers.standings.Standing`
+)
+
 uploads = Table(
     "uploads",
     metadata,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, Text, and_, case, cast, func, select
+from sqlalchemy import Connection, Engine, Row, Select, Text, and_, cast, select
 
-from search.trial import Score, State, Trial
+from search.trial import Trial
 from service.filters import Path
 from service.store.conditions import (
     OF_THE_SCORE,
@@ -28,13 +28,13 @@ from service.store.conditions import (
 )
 from service.store.engine import reading
 from service.store.rows import find, records, trials_where
-from service.store.tables import events, jobs, logs, scores, trials
+from service.store.standings import NOTHING, standings
+from service.store.tables import events, jobs, logs, trials
 from service.store.values import Caller, Listing, Page
-from service.students import named
 from workers import rules
 from workers.events import Event
 from workers.ports import JobRecord, Level, LoggedLine
-from workers.standings import Placed, Standing, standing_of
+from workers.standings import Standing
 
 
 class SqlViews:
@@ -141,7 +141,7 @@ class Known:
 
     def _standing(self, record: JobRecord) -> Standing | None:
         if not record.claims:
-            return _NOTHING
+            return NOTHING
         known = self._find(record.id, record.events)
         return None if known is None else known[1]
 
@@ -159,91 +159,6 @@ class Known:
             self._known.move_to_end(record.id)
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
-
-
-_NOTHING = standing_of([])
-
-
-def standings(connection: Connection, found: Sequence[JobRecord]) -> list[Standing]:
-    """Of these jobs, whatever the number of their trials, by four statements."""
-    ids = [record.id for record in found]
-    counted: dict[str, dict[State, Any]] = {job_id: {} for job_id in ids}
-    for row in connection.execute(_counts(ids)):
-        counted[row.job_id][State(row.state)] = row
-    best = {row.job_id: row.id for row in connection.execute(_best(ids))}
-    wanted = {job_id: named(record) for job_id, record in zip(ids, found, strict=True)}
-    every = sorted(set(best.values()).union(*wanted.values()))
-    known = {row.id: _placed(row) for row in connection.execute(_PLACED.where(trials.c.id.in_(every)))}
-    return [
-        Standing(
-            counts={state: rows[state].trials if state in rows else 0 for state in State},
-            promoted=sum(row.promoted for row in rows.values()),
-            known=sum(row.known for row in rows.values()),
-            settled=sum(row.trials if state.terminal else row.scored for state, row in rows.items()),
-            best=known[best[job_id]] if job_id in best else None,
-            trials={trial_id: known[trial_id] for trial_id in wanted[job_id] if trial_id in known},
-        )
-        for job_id, rows in counted.items()
-    ]
-
-
-_PLACED = select(
-    trials.c.id,
-    trials.c.number,
-    trials.c.cost,
-    *(latest.c[name] for name in ("rung", "step", "accuracy", "kl", "seconds", "cached")),
-).select_from(trials.outerjoin(latest, is_latest))
-
-
-def _placed(row: Row[Any]) -> Placed:
-    trial_id, number, cost, *score = tuple(row)
-    return Placed(trial_id, number, cost, None if score[0] is None else Score(*score))
-
-
-def _counts(ids: Sequence[str]) -> Select[Any]:
-    each = (
-        select(
-            trials.c.job_id,
-            trials.c.state,
-            func.count(scores.c.rung).label("scores"),
-            func.sum(case((scores.c.cached, 1), else_=0)).label("cached"),
-        )
-        .outerjoin_from(trials, scores, scores.c.trial_id == trials.c.id)
-        .where(trials.c.job_id.in_(ids))
-        .group_by(trials.c.id, trials.c.job_id, trials.c.state)
-        .subquery()
-    )
-    whole = and_(each.c.scores > 0, each.c.cached == each.c.scores)
-    return select(
-        each.c.job_id,
-        each.c.state,
-        func.count().label("trials"),
-        func.sum(case((each.c.scores > 0, 1), else_=0)).label("scored"),
-        func.sum(case((each.c.scores > 1, 1), else_=0)).label("promoted"),
-        func.sum(case((whole, 1), else_=0)).label("known"),
-    ).group_by(each.c.job_id, each.c.state)
-
-
-def _best(ids: Sequence[str]) -> Select[Any]:
-    """The trial that `search.rungs.Rungs.best` would put first. The first of all scores is its trial's last one."""
-    untrained = scores.c.step == 0  # as `search.trial.Score.rank` has it
-    order = (
-        scores.c.rung.desc(),
-        case((untrained, -scores.c.kl), else_=scores.c.accuracy).desc(),
-        case((untrained, scores.c.accuracy), else_=-scores.c.kl).desc(),
-        trials.c.number,
-    )
-    ranked = (
-        select(
-            trials.c.job_id,
-            trials.c.id,
-            func.row_number().over(partition_by=trials.c.job_id, order_by=order).label("place"),
-        )
-        .join(scores, scores.c.trial_id == trials.c.id)
-        .where(trials.c.job_id.in_(ids), trials.c.state != State.FAILED)
-        .subquery()
-    )
-    return select(ranked.c.job_id, ranked.c.id).where(ranked.c.place == 1)
 
 
 def _cut(

@@ -31,6 +31,7 @@ from service.store.engine import connect
 from tests.databases import WholeLedger, emptied
 from workers.memory import MemoryLedger
 from workers.ports import Claim, JobState, Phase, Wish
+from workers.standings import standing_of
 
 ATTEMPTS = 2
 ENDS = [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
@@ -336,6 +337,9 @@ class LedgerMachine(RuleBasedStateMachine):
             # Whoever has seen a job with so many events need not look again: but for its lease it is what it was.
             now = replace(job, leased=False), found
             assert self.seen.setdefault((job_id, job.events), now) == now
+            if model.state.terminal:
+                [standing] = self.ledger.standings([job])
+                assert replace(standing, trials={}) == replace(standing_of(found), trials={})
 
 
 def check(machine: Any, **limits: Any) -> None:

@@ -77,6 +77,7 @@ def test_a_locked_table_keeps_nobody_waiting_for_long(served: str, database: Pos
     engine = create_engine(database.url.replace("postgresql://", "postgresql+psycopg://"))
     headers = {"Authorization": f"Bearer {KEY}" if table == "jobs" else "Bearer sth_unknown"}
     with httpx2.Client(base_url=served, headers=headers) as http:
+        http.post("/v1/jobs", json=SPEC, timeout=30)  # its plan is known from here on: what waits below is the record
         with engine.begin() as holding:
             holding.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
             for ask in (lambda: http.get("/v1/jobs"), lambda: http.post("/v1/jobs", json=SPEC)):

@@ -114,7 +114,7 @@ class TestMigrations:
             metadata.drop_all(connection)
         metadata.create_all(empty)
         assert migrated == schema(empty)
-        assert len(migrated) == 18
+        assert len(migrated) == 19
 
     def test_a_database_of_a_newer_version_is_refused(self, empty: Engine) -> None:
         migrate(empty)

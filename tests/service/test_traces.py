@@ -48,7 +48,7 @@ def traces(exporter: InMemorySpanExporter) -> Iterator[Traces]:
 def app(sqlite: Engine, tmp_path: Path, traces: Traces) -> FastAPI:
     checker = CachedChecker(DirectChecker(Files(tmp_path)))
     settings = Settings(home=tmp_path, auth="off")
-    return create_app(settings, SqlRecord(sqlite), MemoryArtifacts(), checker, schema_version="0004", traces=traces)
+    return create_app(settings, SqlRecord(sqlite), MemoryArtifacts(), checker, schema_version="0005", traces=traces)
 
 
 def spans(exporter: InMemorySpanExporter, traces: Traces) -> list[ReadableSpan]:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select, update
 
 from search.errors import NotFound
 from search.spec import read_spec
 from search.trial import Trial
 from service.filters import TRIALS, By, Comparison, Operator, settled
+from service.store.engine import reading, writing
 from service.store.jobs import SqlJobs
 from service.store.record import SqlRecord
+from service.store.tables import standings
 from service.store.values import Caller, Listing, Scope
 from tests.contracts.test_ledger import running, score, searching
 from tests.databases import NEWEST_FIRST, OPERATOR, WholeLedger
 from tests.service.rows import put_jobs, put_trials
 from tests.service.views import MemoryViews
-from workers.ports import JobState
+from workers.ports import JobState, Phase
 from workers.standings import Standing, standing_of
 
 pytestmark = pytest.mark.timeout(30)  # the first test waits for Postgres to start
@@ -106,6 +110,52 @@ def test_the_trials_of_a_job_that_goes_on_are_counted_again_after_its_next_event
     ledger.score_trial(claim, trial.id, score(0), last=False)
     assert listed().best is not None
     assert asked[0] == asked[3] > asked[1] == asked[2]
+
+
+def ended(ledger: WholeLedger, **changes: Any) -> str:
+    """A job with a trial that has no score and another, `a`, that became its student."""
+    claim = searching(ledger)
+    running(ledger, claim, "other")
+    trial = running(ledger, claim)
+    ledger.score_trial(claim, trial.id, score(0), last=False)
+    ledger.enter(claim, Phase.FINALISTS)
+    reached = {"accuracy": 0.5, "kl": 0.25}
+    result = {"finalists": [{"trial": trial.id, **reached}], "winner": trial.id, **reached}
+    ledger.finish(claim, Phase.FINALISTS, result | changes)
+    ledger.close(claim, JobState.SUCCEEDED)
+    return claim.job_id
+
+
+def test_the_trials_of_a_job_that_has_ended_are_never_counted_again(engine: Engine) -> None:
+    ledger = WholeLedger(engine)
+    job_id = ended(ledger)
+    with counting(engine) as statements:
+        [(_, standing)] = SqlRecord(engine).views(OPERATOR).jobs(Listing(NEWEST_FIRST, 5)).items
+    assert not [one for one in statements if "FROM trials" in one or "FROM scores" in one]
+    plain = standing_of(ledger.trials(job_id))
+    assert standing == replace(plain, trials={one: plain.trials[one] for one in standing.trials})
+    assert [one.key for one in ledger.trials(job_id) if one.id in standing.trials] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "document", [{"counts": {"PENDING": 0}}, {"counts": {"ASLEEP": 1}}], ids=["of an older version", "of a newer one"]
+)
+def test_what_another_version_kept_of_a_job_is_counted_by_this_one(engine: Engine, document: dict[str, Any]) -> None:
+    ledger = WholeLedger(engine)
+    job_id = ended(ledger)
+    with writing(engine) as connection:
+        connection.execute(update(standings).where(standings.c.job_id == job_id).values(document=document))
+    [standing] = SqlJobs(engine, OPERATOR).standings([ledger.job(job_id)])
+    assert without_trials(standing) == without_trials(standing_of(ledger.trials(job_id)))
+
+
+def test_a_job_ends_whatever_its_phases_came_to(engine: Engine) -> None:
+    """Results of another version, which this one cannot read."""
+    ledger = WholeLedger(engine)
+    job_id = ended(ledger, winner=None)
+    assert ledger.job(job_id).state is JobState.SUCCEEDED
+    with reading(engine) as connection:
+        assert connection.execute(select(standings)).all() == []
 
 
 def test_a_page_of_trials_reads_that_page(engine: Engine) -> None:
