@@ -6,10 +6,11 @@ What a server takes: jobs submitted by many clients at once, and for hours on en
     python -m benchmarks.load --disk [--seconds 20]
 
 Every submission is on disk when its answer comes (`synchronous=FULL`, `fsync`), every one is another job, and its key
-is looked up on record. With `--beside` a process that trains without end has the same cores, as a search would. The
-soak submits at an even pace while clients watch jobs live, and looks at the server's memory and open files. With
-`--disk` nothing is served: it says what the disk takes to write 8 KiB for good, by itself. All is kept where TMPDIR
-says.
+is looked up on record. A process of its own writes 8 KiB for good now and then meanwhile: while that takes long the
+disk stalls, for the record too, and the last column leaves out the submissions that fell into it. With `--beside` a
+process that trains without end has the same cores, as a search would. The soak submits at an even pace while clients
+watch jobs live, and looks at the server's memory and open files. With `--disk` nothing is served: it says what the disk
+takes to write 8 KiB for good, by itself. All is kept where TMPDIR says.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from http.client import HTTPConnection
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import quantiles
 from urllib.parse import urlsplit
@@ -37,6 +40,11 @@ from tests.databases import new_postgres
 SPEC = {"teacher": {"name": "small_resnet"}, "dataset": {"name": "digits"}, "budget": {"macs": "50%"}}
 _CHECKED = 120.0
 """Seconds that the first submission may take: the child that checks jobs loads torch for it."""
+_STALL = 0.05
+"""Seconds for 8 KiB, of which most take less than a thousandth."""
+
+Span = tuple[float, float]
+"""From when to when, by the monotonic clock, which is one for all processes."""
 
 
 def client(url: str) -> httpx2.Client:
@@ -57,31 +65,27 @@ def new_key(http: httpx2.Client) -> str:
     return str(answer.json()["key"])
 
 
-def submissions(urls: Sequence[str], key: str, clients: int, seconds: float) -> tuple[list[float], float]:
-    """
-    Milliseconds of every submission, and how many there were a second. The clients are as plain as can be, because
-    they share the server's cores.
-    """
+def submissions(urls: Sequence[str], key: str, clients: int, seconds: float) -> list[Span]:
+    """All that were made. The clients are as plain as can be, because they share the server's cores."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    took: list[list[float]] = [[] for _ in range(clients)]
+    made: list[list[Span]] = [[] for _ in range(clients)]
     began = time.monotonic()
 
     def go(place: int) -> None:
         connection = HTTPConnection(urlsplit(urls[place % len(urls)]).netloc)
         body = json.dumps(SPEC | {"labels": {"number": str(place)}})
         while time.monotonic() - began < seconds:
-            since = time.perf_counter()
+            since = time.monotonic()
             connection.request("POST", "/v1/jobs", body, headers)
             with connection.getresponse() as answer:
                 told = answer.read()
                 assert answer.status == 201, told
-            took[place].append(1000 * (time.perf_counter() - since))
+            made[place].append((since, time.monotonic()))
         connection.close()
 
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(go, range(clients)))
-    flat = [found for each in took for found in each]
-    return flat, len(flat) / (time.monotonic() - began)
+    return [span for each in made for span in each]
 
 
 def _train(_: int) -> None:
@@ -108,18 +112,52 @@ def training() -> Iterator[None]:
         worker.join()
 
 
-def rates(name: str, servers: Sequence[Served], clients: int, seconds: float, *, beside: bool) -> None:
+def _watch(folder: str, over: Event, told: Connection) -> None:
+    """Sends the spans in which the disk stalled, once it is over."""
+    stalls: list[Span] = []
+    for began, ended in writes(folder):
+        if ended - began > _STALL:
+            stalls.append((began, ended))
+        if over.wait(0.01):
+            break
+    told.send(stalls)
+
+
+@contextmanager
+def watching_the_disk(folder: Path) -> Iterator[Callable[[], list[Span]]]:
+    """What is given ends the watch and says when the disk stalled."""
+    context = multiprocessing.get_context("spawn")
+    over, (here, there) = context.Event(), context.Pipe(duplex=False)
+    watcher = context.Process(target=_watch, args=(str(folder), over, there), daemon=True)
+    watcher.start()
+
+    def stalls() -> list[Span]:
+        over.set()
+        found: list[Span] = here.recv()
+        return found
+
+    try:
+        yield stalls
+    finally:
+        over.set()
+        watcher.join()
+
+
+def rates(name: str, home: Path, servers: Sequence[Served], clients: int, seconds: float, *, beside: bool) -> None:
     urls = [server.url for server in servers]
     for url in urls:
         with client(url) as http:
             submit(http, -1)
             key = new_key(http)
     submissions(urls, key, clients, 3.0)
-    with training() if beside else nullcontext():
-        time.sleep(8.0 if beside else 0.0)  # it loads torch
+    with training() if beside else nullcontext(), watching_the_disk(home) as stalls:
+        time.sleep(8.0 if beside else 2.0)  # they load torch, or what this program needs
         spent = sum(server.seconds for server in servers)
-        took, rate = submissions(urls, key, clients, seconds)
-        spent = 1000 * (sum(server.seconds for server in servers) - spent) / len(took)
+        made = submissions(urls, key, clients, seconds)
+        spent = 1000 * (sum(server.seconds for server in servers) - spent) / len(made)
+        stalled = stalls()
+    took = [1000 * (end - start) for start, end in made]
+    free = [1000 * (end - start) for start, end in made if not any(a < end and start < b for a, b in stalled)]
     cuts = quantiles(took, n=100)
     what = "a training" if beside else "nothing"
     cells = (
@@ -127,25 +165,36 @@ def rates(name: str, servers: Sequence[Served], clients: int, seconds: float, *,
         len(servers),
         what,
         clients,
-        f"{rate:.0f}",
+        f"{len(made) / (max(end for _, end in made) - min(start for start, _ in made)):.0f}",
         f"{spent:.1f}",
         f"{cuts[49]:.0f}",
         f"{cuts[98]:.0f}",
         f"{max(took):.0f}",
+        f"{len(stalled)}, {1000 * max((end - start for start, end in stalled), default=0):.0f}",
+        f"{quantiles(free, n=100)[98]:.0f} ({len(made) - len(free)} left out)",
     )
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def disk(seconds: float) -> None:
-    took, block = [], os.urandom(8192)
-    with tempfile.NamedTemporaryFile() as file:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            began = time.perf_counter()
+def writes(folder: str) -> Iterator[Span]:
+    """Of 8 KiB each, on disk when they end, as long as anybody asks."""
+    block = os.urandom(8192)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        while True:
+            began = time.monotonic()
             os.pwrite(file.fileno(), block, 0)
             os.fdatasync(file.fileno())
-            took.append(1000 * (time.perf_counter() - began))
-            time.sleep(0.003)  # some three hundred a second, as many as are submitted
+            yield began, time.monotonic()
+
+
+def disk(seconds: float) -> None:
+    took: list[float] = []
+    until = time.monotonic() + seconds
+    for began, ended in writes(tempfile.gettempdir()):
+        took.append(1000 * (ended - began))
+        if ended > until:
+            break
+        time.sleep(0.003)  # some three hundred a second, as many as are submitted
     cuts = quantiles(took, n=1000)
     print("| written | p50, ms | p99, ms | p99.9, ms | worst, ms |")
     print("|---:|---:|---:|---:|---:|")
@@ -239,8 +288,11 @@ def main() -> None:
         "EVENT_STREAMS": given.streams,
     }
     if given.soak is None:
-        print("| database | servers | beside it | clients | submits/s | CPU each, ms | p50, ms | p99, ms | worst, ms |")
-        print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
+        print(
+            "| database | servers | beside it | clients | submits/s | CPU each, ms | p50, ms | p99, ms | worst, ms "
+            "| stalls, longest, ms | p99 but for them, ms |"
+        )
+        print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in given.databases:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
@@ -248,7 +300,7 @@ def main() -> None:
                 count = given.servers if name == "postgres" else 1
                 servers = [stack.enter_context(serving(url, home, **unhindered)) for _ in range(count)]
                 if given.soak is None:
-                    rates(name, servers, given.clients, given.seconds, beside=given.beside)
+                    rates(name, home, servers, given.clients, given.seconds, beside=given.beside)
                 else:
                     soak(name, servers[0], given.soak, given.streams, given.rate)
 

@@ -36,6 +36,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.timeout(30)  # it looks through all that is installed
 def test_the_worked_example_is_found_checked_and_made(installed: None) -> None:
     catalog = Catalog()
     pick = read_part(Pick, yaml.safe_load(block("yaml"))["distill"])
