@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from types import TracebackType
 
 from search.errors import LedgerError, StillhouseError
@@ -26,7 +29,8 @@ class Logbook(logging.Handler):
     written as far as the record takes it.
 
     Whoever logs never waits: not for the record, and not while it is away. Once the claim is over, lines are dropped
-    without a word, for another driver's are on record now.
+    without a word, for another driver's are on record now. Tracebacks name modules' files, not where they are
+    installed: a job's log is its tenant's to read, the server's folders are not.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, *, pause: float = PAUSE_SECONDS) -> None:
@@ -35,6 +39,8 @@ class Logbook(logging.Handler):
         self._waiting: deque[tuple[float, Line]] = deque()
         self._dropped = 0
         self._guard, self._over = threading.Lock(), threading.Event()
+        folders = sorted({str(Path(place).absolute()) for place in sys.path}, key=len, reverse=True)
+        self._places = [f'File "{folder}{os.sep}' for folder in folders]
         self._thread = threading.Thread(target=self._ship, name="logbook", daemon=True)
         self.setFormatter(logging.Formatter("%(message)s"))
 
@@ -43,7 +49,7 @@ class Logbook(logging.Handler):
             return  # what goes wrong with writing must not have itself written
         try:
             trial = getattr(record, "trial_id", None)
-            line = Line(Level.of(record.levelno), record.name, self.format(record), trial)
+            line = Line(Level.of(record.levelno), record.name, self._told(record), trial)
         except Exception:
             self.handleError(record)
             return
@@ -52,6 +58,13 @@ class Logbook(logging.Handler):
                 self._waiting.append((time.monotonic(), line))
             else:
                 self._dropped += 1
+
+    def _told(self, record: logging.LogRecord) -> str:
+        told = self.format(record)
+        if record.exc_text:
+            for place in self._places:
+                told = told.replace(place, 'File "')
+        return told
 
     def __enter__(self) -> Logbook:
         self._thread.start()

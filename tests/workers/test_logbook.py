@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +82,22 @@ def test_lines_come_with_level_trial_and_traceback(ledger: Watched) -> None:
     assert (second.level, second.message.splitlines()[-1]) == (Level.ERROR, "ValueError: what went wrong")
     logger.warning("afterwards")
     assert len(ledger.logs(claim.job_id)) == 2
+
+
+def test_a_traceback_does_not_say_where_the_server_is_installed(ledger: Watched) -> None:
+    with logging_to(ledger) as claim:
+        try:
+            json.loads("{")
+        except ValueError:
+            logger.exception("it failed")
+    [line] = said(ledger, claim)
+    assert [found.split("/")[-1] for found in re.findall(r'File "(.*?)"', line)] == [
+        Path(__file__).name,
+        "__init__.py",
+        "decoder.py",
+        "decoder.py",
+    ]
+    assert 'File "/' not in line
 
 
 def test_no_secret_comes_along(ledger: Watched) -> None:
