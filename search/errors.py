@@ -7,6 +7,7 @@ Everything Stillhouse raises on purpose, drawn:
     │   │   └── UnknownName       a plugin that nobody has registered
     │   ├── BudgetImpossible      no student of this teacher keeps all limits
     │   ├── DataError             a file of the dataset is missing, corrupt or too large
+    │   │   └── DatasetCorrupt    more of its images cannot be used than may be skipped
     │   ├── WeightsError          a weights file does not fit the architecture
     │   └── Unsupported           the network cannot be surveyed or exported
     ├── TrialError                this candidate failed; the job goes on
@@ -140,6 +141,15 @@ class DataError(UserError):
     def __init__(self, message: str, *, file: str = "", pointer: str = "/dataset") -> None:
         super().__init__(f"{file}: {message}" if file else message, pointer=pointer)
         self.file = file
+
+
+class DatasetCorrupt(DataError):
+    """Raised before anything is trained. The message names the first of the images, and says what to do."""
+
+    code = "DATASET_CORRUPT"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, pointer="/dataset/options/max_bad_fraction")
 
 
 class WeightsError(UserError):

@@ -41,11 +41,12 @@ class Split:
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """
-    What is known of a dataset without keeping its images.
+    What is known of a dataset without opening its images.
 
-    `key` names the content: equal keys, equal splits. `mean` and `std` are per channel on the 0..1 scale.
-    `mirror` says whether what is seen in a mirrored image keeps its class, `pad` how many pixels a random crop may
-    shift, `task` what the labels are, `least_height` how many pixels an object must be high to count for the miss rate.
+    `key` names the content: equal keys, equal splits, less what a `Screened` dataset leaves out of them. `mean` and
+    `std` are per channel on the 0..1 scale. `mirror` says whether what is seen in a mirrored image keeps its class,
+    `pad` how many pixels a random crop may shift, `task` what the labels are, `least_height` how many pixels an object
+    must be high to count for the miss rate.
     """
 
     key: str
@@ -74,7 +75,10 @@ class Dataset(Protocol):
     def info(self) -> DatasetInfo: ...
 
     def sizes(self) -> Mapping[SplitName, int]:
-        """How many images each split has, none of them decoded; a few too many where repeats are only found then."""
+        """
+        How many images each split has, none of them decoded; a few too many where repeats, or images that cannot be
+        used, are only found then.
+        """
         ...
 
     def split(self, name: SplitName) -> Split: ...
@@ -86,7 +90,7 @@ class Counted(Dataset, Protocol):
 
     def counts(self) -> NDArray[np.int64]:
         """
-        Training images of each class, `[classes]`; a few too many where repeats are only found when decoded.
+        Training images of each class, `[classes]`; a few too many where `sizes` are.
 
         Of detection: training objects of each class, those to be ignored left out.
         """
@@ -102,11 +106,39 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """
+    The images that the splits of a dataset go without, for they cannot be used: `count` of `images`, and the first of
+    them by name. `key` names them all. Where there are none, nothing is said of `images`.
+    """
+
+    count: int = 0
+    images: int = 0
+    key: str = ""
+    faults: tuple[Fault, ...] = ()
+
+
+@runtime_checkable
+class Screened(Dataset, Protocol):
+    """A dataset whose splits go without images that cannot be used. What cannot be used, the bytes alone decide."""
+
+    def skipped(self) -> Skipped:
+        """
+        Opens every image, unless that was done on this machine before.
+
+        Raises:
+            DatasetCorrupt: they are more than its options allow. `split` raises it as well.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """
     What was found when the files of a dataset were looked at. `images` belong to it, of which `opened` were decoded;
-    `others` lie below its folder and were not opened. `faults` has the first of the `corrupt`, which cannot be decoded,
-    and of the `suspicious`, which can.
+    `others` lie below its folder and were not opened. `faults` has the first of the `corrupt`, which cannot be used,
+    and of the `suspicious`, which can. `refusal` is why a job with it would fail, as far as was opened; empty if it
+    would not.
     """
 
     images: int
@@ -115,6 +147,7 @@ class Inspection:
     corrupt: int
     suspicious: int
     faults: tuple[Fault, ...]
+    refusal: str
 
 
 @runtime_checkable

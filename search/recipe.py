@@ -22,7 +22,7 @@ from search.budget import AT_LEAST, Budget, ladder
 from search.catalog import Catalog
 from search.course import Coursed, blank, spans
 from search.detector import Detector
-from search.errors import BudgetImpossible, InvalidSpec, Unsupported, UserError
+from search.errors import BudgetImpossible, DataError, InvalidSpec, Unsupported, UserError
 from search.files import Files
 from search.front import Front
 from search.latency.model import Timed
@@ -30,7 +30,21 @@ from search.latency.quick import quickly
 from search.library import lots
 from search.plan import Checked, plan
 from search.planner import Planner
-from search.plugins import Aiming, Dataset, DatasetInfo, Distiller, Learning, Start, Strategy, Teacher, tasks_of
+from search.plugins import (
+    Aiming,
+    Dataset,
+    DatasetInfo,
+    Distiller,
+    Learning,
+    Screened,
+    Skipped,
+    Split,
+    SplitName,
+    Start,
+    Strategy,
+    Teacher,
+    tasks_of,
+)
 from search.projection import Projector
 from search.proof import witness
 from search.rungs import Rungs
@@ -72,6 +86,45 @@ class Recipe:
                 pointer="/dataset/name",
             )
         return info
+
+    @cached_property
+    def skipped(self) -> Skipped:
+        """
+        The images that splits go without. All images are opened, unless that was done on this machine before.
+
+        Raises:
+            DataError: the dataset cannot be read, or too many of its images cannot be used.
+        """
+        return self.dataset.skipped() if isinstance(self.dataset, Screened) else Skipped()
+
+    @cached_property
+    def _content(self) -> str:
+        """Names the splits by what they hold: the dataset's key, less what is skipped."""
+        key, skipped = self.dataset.info().key, self.skipped.key
+        return f"{key}-{skipped}" if skipped else key
+
+    def opened(self) -> Recipe:
+        """The same once all images were opened, and the key of its `info` names what is skipped too. Raises as that."""
+        return self.holding(self._content)
+
+    def holding(self, key: str) -> Recipe:
+        """The same for a dataset that was opened before, when its key was this one."""
+        return replace(self, known=replace(self.info, key=key))
+
+    def split(self, name: SplitName) -> Split:
+        """
+        A split of the dataset.
+
+        Raises:
+            DataError: it cannot be read, or is not the one that `known` was said of. Of another listing of its files,
+                or by a decoder that refuses others of them, an image could be tested that was trained on.
+        """
+        if self.known is not None and self.known.key != self._content:
+            raise DataError(
+                "the dataset is not what it was when the job opened it: files were changed, added or removed, or this "
+                "machine decodes images otherwise than the others; restore it, or submit the job again"
+            )
+        return self.dataset.split(name)
 
     @property
     def rungs(self) -> Rungs:

@@ -34,6 +34,7 @@ from workers.finals import Bisection, Everyone, Hopeless, best_of_levels, cheape
 from workers.ports import Artifact, Artifacts, Claim, JobState, Ledger, Phase, Wish
 from workers.preparing import Preparing
 from workers.results import (
+    DatasetResult,
     ElasticResult,
     Exported,
     ExportResult,
@@ -116,7 +117,8 @@ class Driver:
         self._backend.check(cpus=resources.cpus_per_trial, gpus=resources.gpus_per_trial)
         self._stopwatch.check()
         teacher = on_record(self._ledger, self._claim.job_id, Phase.TEACHER, TeacherResult) or self._teach()
-        setting = Setting(self._claim, self._ledger, self._artifacts, self._recipe, teacher)
+        recipe = self._recipe if teacher.dataset is None else self._recipe.holding(teacher.dataset.key)
+        setting = Setting(self._claim, self._ledger, self._artifacts, recipe, teacher)
         setting.known(Phase.SURVEY, SurveyResult) or self._survey(setting)
         self._prepare(setting)
         found = setting.known(Phase.SEARCH, SearchResult) or self._search(setting)
@@ -136,10 +138,19 @@ class Driver:
                 self._note("PROGRESS", phase="teacher", done=word.done, total=word.total, accuracy=word.accuracy)
             elif isinstance(word, Alive):
                 self._watch.alive()
+            elif isinstance(word, DatasetResult):
+                self._opened(word)
             else:
                 result: TeacherResult = word
                 return self._finish(Phase.TEACHER, result)
         raise self._ended_early()
+
+    def _opened(self, dataset: DatasetResult) -> None:
+        if not dataset.skipped:
+            return
+        first = "; ".join(f"{fault.file}: {fault.message}" for fault in dataset.faults)
+        logger.warning("%d of %d images cannot be used and are skipped: %s", dataset.skipped, dataset.images, first)
+        self._note("IMAGES_SKIPPED", **dataset.model_dump(mode="json", exclude={"key"}))
 
     def _survey(self, setting: Setting) -> SurveyResult:
         self._enter(Phase.SURVEY)
@@ -259,7 +270,7 @@ class Driver:
     def _examine(self, setting: Setting, trial: Trial) -> Grade:
         exam = Exam(
             self._claim.spec,
-            self._info,
+            setting.recipe.info,
             self._files,
             self._artifacts,
             setting.teacher.weights,

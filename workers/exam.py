@@ -44,7 +44,7 @@ def examine(exam: Exam) -> Iterator[Grade]:
     found = recipe.survey(teacher)
     pupil = Pupil(found.graft(found.space.candidate(exam.choices)).to(exam.device))
     pupil.restore(exam.artifacts.get(exam.checkpoint))
-    test, normalise = recipe.dataset.split("test"), Normalise(exam.info, exam.device)
+    test, normalise = recipe.split("test"), Normalise(exam.info, exam.device)
     answer = outputs(pupil.model, test.images, normalise)
     compared = spec.teacher.taught and spec.task == "classification"
     target = outputs(teacher.to(exam.device), test.images, normalise) if compared else answer

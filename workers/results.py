@@ -20,6 +20,26 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Broken(Result):
+    """What is wrong with a file; `file` is relative to the dataset's folder."""
+
+    file: str
+    message: str
+
+
+class DatasetResult(Result):
+    """The dataset as the job opened it, before anything was trained."""
+
+    key: str
+    """Names what its splits hold."""
+    skipped: int = 0
+    """Images that they go without, for they cannot be used."""
+    images: int = 0
+    """Of so many; not said where none is skipped."""
+    faults: tuple[Broken, ...] = ()
+    """The first of those skipped, by name."""
+
+
 class TeacherResult(Result):
     """
     `accuracy` is on the test set, `validation_accuracy` on the set the search looks at; both 0..1, of a detector mean
@@ -41,6 +61,8 @@ class TeacherResult(Result):
     """Accuracy on the test set by how many training images a class has, as `search.quality.shots` has it."""
     detection: Mapping[str, float] = {}
     """Of a detector, on the test set, as `search.quality.Grade` has it."""
+    dataset: DatasetResult | None = None
+    """Of the job, not of the teacher: None where a teacher is kept for later jobs."""
 
 
 class TableResult(Result):

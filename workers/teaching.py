@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from search.spec import read_spec
 from search.teachers.weights import load_weights, save_weights
 from search.training import Pupil, Stretch, train
 from workers.ports import Artifacts
-from workers.results import TeacherResult
+from workers.results import Broken, DatasetResult, TeacherResult
 from workers.workload import Arrays
 
 _ALIVE_STEPS = 20
@@ -63,21 +63,25 @@ class Alive:
     """Work goes on: a long epoch must not look like a worker that hangs."""
 
 
-def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
+def teach(lesson: Lesson) -> Iterator[DatasetResult | Epoch | Alive | TeacherResult]:
     """
-    Yields an `Epoch` after every epoch of training, if the teacher has to be trained, and a `TeacherResult` at the end;
-    `Alive` now and then between them. Of a job without a teacher the untrained network is all there is.
+    Opens the whole dataset and yields what was found, so that a corrupt one costs no training. Then yields an `Epoch`
+    after every epoch of training, if the teacher has to be trained, and a `TeacherResult` at the end; `Alive` now and
+    then between them. Of a job without a teacher the untrained network is all there is.
 
     Raises:
         UserError: the dataset or the weights file cannot be used, or the training diverges.
     """
     spec = read_spec(lesson.spec)
-    recipe = prepare(spec, lesson.files)
+    recipe = prepare(spec, lesson.files).opened()
+    dataset = _opened(recipe)
+    yield dataset
     kept = f"teachers/{recipe.teacher_key}/teacher.json"
     if lesson.artifacts.has(kept):
         found = TeacherResult.model_validate_json(lesson.artifacts.get(kept))
         _cache_outputs(lesson, recipe, found)
-        yield found.model_copy(update={"source": "kept"}) if spec.teacher.taught else found
+        source = "kept" if spec.teacher.taught else found.source
+        yield found.model_copy(update={"source": source, "dataset": dataset})
         return
     model = recipe.build_teacher().to(lesson.device)
     if spec.teacher.weights is None:
@@ -97,16 +101,22 @@ def teach(lesson: Lesson) -> Iterator[Epoch | Alive | TeacherResult]:
         shots=reached["test"].shots if reached else {},
         detection=reached["test"].detection if reached else {},
     )
-    lesson.artifacts.put(kept, result.model_dump_json().encode())
+    lesson.artifacts.put(kept, result.model_dump_json(exclude={"dataset"}).encode())
     _cache_outputs(lesson, recipe, result)
-    yield result
+    yield result.model_copy(update={"dataset": dataset})
+
+
+def _opened(recipe: Recipe) -> DatasetResult:
+    skipped = recipe.skipped
+    faults = tuple(Broken(**asdict(fault)) for fault in skipped.faults)
+    return DatasetResult(key=recipe.info.key, skipped=skipped.count, images=skipped.images, faults=faults)
 
 
 def _reached(model: nn.Module, recipe: Recipe, normalise: Normalise) -> dict[SplitName, Grade]:
-    counts = per_class(recipe.dataset.split("train").labels, recipe.info)
+    counts = per_class(recipe.split("train").labels, recipe.info)
     found = {}
     for name in _SEEN:
-        split = recipe.dataset.split(name)
+        split = recipe.split(name)
         answers = outputs(model, split.images, normalise)
         found[name] = graded(answers, Cached(split.images, split.labels, answers, normalise), counts)
     return found
@@ -115,7 +125,7 @@ def _reached(model: nn.Module, recipe: Recipe, normalise: Normalise) -> dict[Spl
 def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch | Alive]:
     """Every epoch ends in a checkpoint, from which an interrupted training goes on to the same weights."""
     spec, normalise = recipe.spec, Normalise(recipe.info, lesson.device)
-    split, validation = recipe.dataset.split("train"), recipe.dataset.split("validation")
+    split, validation = recipe.split("train"), recipe.split("validation")
     source, supervised = Augmented(split, normalise, spec.search.seed), Supervised(Supervised.Options())
     schedule, epochs = spec.teacher.training, spec.teacher.epochs
     per_epoch = len(split) // min(schedule.batch_size, len(split))
@@ -140,7 +150,7 @@ def _train(model: nn.Module, recipe: Recipe, lesson: Lesson) -> Iterator[Epoch |
 def training_arrays(recipe: Recipe, result: TeacherResult, artifacts: Artifacts) -> Arrays:
     """The arrays of a `Workload`: the views and the validation set, each with the teacher's logits."""
     logits = load_arrays(artifacts.get(_outputs_key(recipe, result)))
-    train_set, validation = _viewed(recipe), recipe.dataset.split("validation")
+    train_set, validation = _viewed(recipe), recipe.split("validation")
     return {
         "train_images": train_set.images,
         "train_labels": train_set.labels,
@@ -157,7 +167,7 @@ def _cache_outputs(lesson: Lesson, recipe: Recipe, result: TeacherResult) -> Non
         return
     if not recipe.spec.teacher.taught or recipe.spec.task == "detection":
         # A place for everyone's logits, of which nobody has any.
-        images = {"train": len(_viewed(recipe)), "validation": len(recipe.dataset.split("validation"))}
+        images = {"train": len(_viewed(recipe)), "validation": len(recipe.split("validation"))}
         nothing = {name: np.zeros((count, len(recipe.info.classes)), np.float32) for name, count in images.items()}
         lesson.artifacts.put(key, save_arrays(nothing))
         return
@@ -167,14 +177,14 @@ def _cache_outputs(lesson: Lesson, recipe: Recipe, result: TeacherResult) -> Non
     normalise = Normalise(recipe.info, lesson.device)
     arrays: dict[str, NDArray[np.float32]] = {
         "train": outputs(model, _viewed(recipe).images, normalise),
-        "validation": outputs(model, recipe.dataset.split("validation").images, normalise),
+        "validation": outputs(model, recipe.split("validation").images, normalise),
     }
     lesson.artifacts.put(key, save_arrays(arrays))
 
 
 def _viewed(recipe: Recipe) -> Split:
     search = recipe.spec.search
-    return views(recipe.dataset.split("train"), recipe.info, search.views, search.seed)
+    return views(recipe.split("train"), recipe.info, search.views, search.seed)
 
 
 def _outputs_key(recipe: Recipe, result: TeacherResult) -> str:

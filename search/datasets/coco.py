@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from search.boxes import BOX, CLASS, COLUMNS, IGNORED, KIND, OBJECT, VISIBLE, areas, packed
-from search.datasets.arrays import SPLITS, check_memory, kept_split
+from search.datasets.album import MAX_BAD_FRACTION, Album, BadFraction, Screen
+from search.datasets.arrays import SPLITS
 from search.datasets.instances import Pictured, read_instances
 from search.datasets.partition import stratified
 from search.datasets.pictures import Channels, Picture, Tree, letterbox, statistics
 from search.errors import DataError, did_you_mean
 from search.files import Files
 from search.part import Part
-from search.plugins import DatasetInfo, Inspection, Split, SplitName
+from search.plugins import DatasetInfo, Inspection, Skipped, Split, SplitName
 from search.spec import Label, Location
 
 logger = logging.getLogger("stillhouse.datasets")
@@ -49,7 +50,8 @@ class Coco:
     Images are resized to a square with their shape kept, what is left free is grey. Crowds, and annotations with a true
     `ignore`, become regions in which neither finding nor missing counts; `vis_bbox` or `vis_ratio`, as CityPersons has
     them, say what is visible. Images without an object stay. Splits that are not named are taken from the training
-    images; training images that another split repeats are left out. A corrupt file is an error that names it.
+    images; training images that another split repeats are left out. So are files that are corrupt, or not as wide and
+    high as annotations say, up to `max_bad_fraction` of all images.
     """
 
     class Options(Part):
@@ -78,6 +80,11 @@ class Coco:
         """Whether objects keep their classes in a mirrored image."""
         least_height: float = Field(16, ge=0, le=1024)
         """Pixels, after resizing, that an object must be high to count for the miss rate; CityPersons' 50 of 1024."""
+        max_bad_fraction: BadFraction = MAX_BAD_FRACTION
+        """
+        Share of the images that may be left out because they are truncated, empty, too large, no images, or not of the
+        size that their annotations state.
+        """
 
         @model_validator(mode="after")
         def _leave_training(self) -> Coco.Options:
@@ -97,8 +104,8 @@ class Coco:
         options = self._options
         mean, std = statistics(options.channels)
         return DatasetInfo(
-            key=self._listing.key,
-            classes=self._listing.classes,
+            key=self._album.key,
+            classes=tuple(self._album.screen.classes),
             channels=options.channels,
             size=options.size,
             mean=mean,
@@ -110,97 +117,94 @@ class Coco:
         )
 
     def sizes(self) -> Mapping[SplitName, int]:
-        return {name: len(examples) for name, examples in self._listing.examples.items()}
+        return {name: len(self._album.usable(name)) for name in SPLITS}
 
     def counts(self) -> NDArray[np.int64]:
-        rows = np.concatenate([example.rows for example in self._listing.examples["train"]])
-        objects = rows[rows[:, KIND] == OBJECT, CLASS].astype(np.int64)
-        return np.bincount(objects, minlength=len(self._listing.classes))
+        objects = np.concatenate([example.objects for example in self._album.usable("train")])
+        return np.bincount(objects, minlength=len(self._album.screen.classes))
 
     def split(self, name: SplitName) -> Split:
-        listing = self._listing
-        check_memory(sum(map(len, listing.examples.values())), self._options.channels, self._options.size)
-        return kept_split(self._files.cache, listing.key, name, self._build)
+        return self._album.split(name)
+
+    def skipped(self) -> Skipped:
+        return self._album.skipped()
 
     def inspect(self, seconds: float) -> Inspection:
-        listing, options = self._listing, self._options
-        examples = [example for of_split in listing.examples.values() for example in of_split]
-        pictures = [Picture(e.path, e.digest, (e.width, e.height)) for e in examples]
-        return listing.tree.inspect(pictures, options.size, options.channels, seconds)
-
-    def _build(self) -> Mapping[SplitName, Split]:
-        listing, options = self._listing, self._options
-        splits: dict[SplitName, Split] = {}
-        for name, examples in listing.examples.items():
-            paths, digests = [e.path for e in examples], [e.digest for e in examples]
-            sides = [(e.width, e.height) for e in examples]
-            images = listing.tree.decode(paths, digests, options.size, options.channels, sides)
-            splits[name] = Split(images, packed([e.rows for e in examples]))
-        return splits
+        return self._album.inspect(seconds)
 
     @cached_property
-    def _listing(self) -> _Listing:
-        return _Listing.of(Tree.at(self._options.path, self._files), self._options, self._files.cache)
+    def _album(self) -> Album[_Example]:
+        return _album(Tree.at(self._options.path, self._files), self._options, self._files.cache)
 
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    path: Path
-    width: int
-    height: int
+    picture: Picture
     rows: NDArray[np.float32]
     """Its labels `[k, 7]`, in pixels of the resized image."""
-    digest: str
+
+    @property
+    def objects(self) -> NDArray[np.int64]:
+        """The class of each."""
+        found: NDArray[np.int64] = self.rows[self.rows[:, KIND] == OBJECT, CLASS].astype(np.int64)
+        return found
+
+    @property
+    def classes(self) -> set[int]:
+        return set(self.objects.tolist())
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    tree: Tree
-    classes: tuple[str, ...]
-    examples: Mapping[SplitName, list[_Example]]
-    """In order of digest, so that equal contents make equal arrays, whatever the files are called."""
-    key: str
+def _labels(examples: Sequence[_Example]) -> NDArray[np.float32]:
+    return packed([example.rows for example in examples])
 
-    @classmethod
-    def of(cls, tree: Tree, options: Coco.Options, cache: Path) -> _Listing:
-        named = {name: source for name in SPLITS if (source := getattr(options, name))}
-        documents = {name: tree.below(source.annotations, tree.shown) for name, source in named.items()}
-        files = {name: tree.name(path) for name, path in documents.items()}
-        read = {
-            name: read_instances(tree.read(path, _MOST_ANNOTATIONS), files[name]) for name, path in documents.items()
-        }
-        classes = _classes(options, read["train"].categories, files["train"])
-        places = {
-            name: [tree.below(f"{source.images}/{image.file}", files[name]) for image in read[name].images]
-            for name, source in named.items()
-        }
-        paths = sorted({path for of_split in places.values() for path in of_split})
-        digests = dict(zip(paths, tree.digests(paths, cache), strict=True))
-        split: dict[SplitName, list[_Example]] = {name: [] for name in SPLITS}
-        for name, found in read.items():
-            for image, path in zip(found.images, places[name], strict=True):
-                rows = _rows(image, classes, options.size)
-                split[name].append(_Example(path, image.width, image.height, rows, digests[path]))
-        split = _divided(_without_repeats(split), options, files["train"])
-        for name, examples in split.items():
-            if not examples:
-                raise DataError("no image is left for this split; add some", file=files[name])
-            examples.sort(key=lambda example: (example.digest, example.rows.tobytes()))
-            if options.images is not None:
-                split[name] = _some(examples, options.images, options.seed)
-        _check_labels(tree, split)
-        if not any((example.rows[:, KIND] == OBJECT).any() for example in split["train"]):
-            raise DataError(
-                "no training image has an object to be found; name other classes or more images",
-                file=files["train"],
-            )
-        content = [1, options.model_dump(include={"size", "channels", "mirror", "least_height"}), classes]
-        whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-        for name in SPLITS:
-            whole.update(f"{name} {len(split[name])}".encode())
-            for example in split[name]:
-                whole.update(f"{example.digest} {len(example.rows)} ".encode() + example.rows.astype("<f4").tobytes())
-        return cls(tree, classes, split, f"coco-{whole.hexdigest()[:32]}")
+
+def _album(tree: Tree, options: Coco.Options, cache: Path) -> Album[_Example]:
+    named = {name: source for name in SPLITS if (source := getattr(options, name))}
+    documents = {name: tree.below(source.annotations, tree.shown) for name, source in named.items()}
+    files = {name: tree.name(path) for name, path in documents.items()}
+    read = {name: read_instances(tree.read(path, _MOST_ANNOTATIONS), files[name]) for name, path in documents.items()}
+    classes = _classes(options, read["train"].categories, files["train"])
+    places = {
+        name: [tree.below(f"{source.images}/{image.file}", files[name]) for image in read[name].images]
+        for name, source in named.items()
+    }
+    paths = sorted({path for of_split in places.values() for path in of_split})
+    digests = dict(zip(paths, tree.digests(paths, cache), strict=True))
+    split: dict[SplitName, list[_Example]] = {name: [] for name in SPLITS}
+    for name, found in read.items():
+        for image, path in zip(found.images, places[name], strict=True):
+            picture = Picture(path, digests[path], (image.width, image.height))
+            split[name].append(_Example(picture, _rows(image, classes, options.size)))
+    split = _divided(_without_repeats(split), options, files["train"])
+    for name, examples in split.items():
+        if not examples:
+            raise DataError("no image is left for this split; add some", file=files[name])
+        # by content, so that equal contents make equal arrays, whatever the files are called
+        examples.sort(key=lambda one: (one.picture.digest, one.picture.stated, one.rows.tobytes()))
+        if options.images is not None:
+            split[name] = _some(examples, options.images, options.seed)
+    _check_labels(tree, split)
+    if not any(len(example.objects) for example in split["train"]):
+        raise DataError(
+            "no training image has an object to be found; name other classes or more images",
+            file=files["train"],
+        )
+    content = [2, options.model_dump(include={"size", "channels", "mirror", "least_height"}), classes]
+    whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in SPLITS:
+        whole.update(f"{name} {len(split[name])}".encode())
+        for one in split[name]:
+            whole.update(f"{one.picture.digest} {one.picture.stated} {len(one.rows)} ".encode())
+            whole.update(one.rows.astype("<f4").tobytes())
+    return Album(
+        screen=Screen(tree, classes, options.max_bad_fraction),
+        key=f"coco-{whole.hexdigest()[:32]}",
+        examples=split,
+        size=options.size,
+        channels=options.channels,
+        label=_labels,
+        cache=cache,
+    )
 
 
 def _classes(options: Coco.Options, categories: tuple[str, ...], file: str) -> tuple[str, ...]:
@@ -234,10 +238,10 @@ def _without_repeats(split: Mapping[SplitName, list[_Example]]) -> dict[SplitNam
     kept: dict[SplitName, list[_Example]] = {}
     later: set[str] = set()
     for name in reversed(SPLITS):
-        kept[name] = [example for example in split[name] if example.digest not in later]
+        kept[name] = [example for example in split[name] if example.picture.digest not in later]
         if repeats := len(split[name]) - len(kept[name]):
             logger.warning("%d images of the %s split are in a later one too; they are left out", repeats, name)
-        later |= {example.digest for example in split[name]}
+        later |= {example.picture.digest for example in split[name]}
     return {name: kept[name] for name in SPLITS}
 
 
@@ -251,19 +255,19 @@ def _divided(
     if options.test is None:
         shares["test"] = options.test_share
     pool = split["train"]
-    different = len({example.digest for example in pool})
+    different = len({example.picture.digest for example in pool})
     if different <= len(shares):
         raise DataError(
             f"has {different} different images, too few for {len(shares) + 1} splits; add images", file=file
         )
     if not shares:
         return split
-    chosen = stratified([example.digest for example in pool], [0] * len(pool), shares, options.seed, [""])
+    chosen = stratified([example.picture.digest for example in pool], [0] * len(pool), shares, options.seed, [""])
     return split | {name: [pool[index] for index in indices] for name, indices in chosen.items()}
 
 
 def _some(examples: list[_Example], most: int, seed: int) -> list[_Example]:
-    ranks = [hashlib.sha256(f"images {seed} {example.digest}".encode()).digest() for example in examples]
+    ranks = [hashlib.sha256(f"images {seed} {example.picture.digest}".encode()).digest() for example in examples]
     taken = sorted(sorted(range(len(examples)), key=lambda index: ranks[index])[:most])
     return [examples[index] for index in taken]
 
@@ -276,5 +280,5 @@ def _check_labels(tree: Tree, split: Mapping[SplitName, list[_Example]]) -> None
             raise DataError(
                 f"has {len(fullest.rows):,} objects; room for as many in each of {len(examples):,} images needs "
                 f"{needed / 2**30:.1f} GiB, more than the {_MOST_LABELS / 2**30:.0f} GiB allowed; take this image out",
-                file=tree.name(fullest.path),
+                file=tree.name(fullest.picture.path),
             )

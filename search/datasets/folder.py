@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from search.datasets.arrays import SPLITS, check_memory, kept_split
+from search.datasets.album import MAX_BAD_FRACTION, Album, BadFraction, Screen
+from search.datasets.arrays import SPLITS
 from search.datasets.partition import stratified
 from search.datasets.pictures import SUFFIXES, Channels, Picture, Tree, statistics
 from search.errors import DataError
 from search.files import Files
 from search.part import Part
-from search.plugins import DatasetInfo, Inspection, Split, SplitName
+from search.plugins import DatasetInfo, Inspection, Skipped, Split, SplitName
 from search.spec import Location
 
 _FOLDERS: Mapping[SplitName, tuple[str, ...]] = {
@@ -34,8 +35,8 @@ class ImageFolder:
     Your own images: `path/train/CLASS/*.jpg` with `validation` and `test` beside `train`, or `path/CLASS/*.jpg` alone.
 
     Splits that have no folder are taken from the training images, class by class. JPEG, PNG, BMP, WebP, PPM, TIFF and
-    GIF (first frame) are read; the largest central square of an image is resized. A corrupt file is an error that
-    names it, and so is one image in two splits or in two classes.
+    GIF (first frame) are read; the largest central square of an image is resized. Files that are corrupt are left out,
+    up to `max_bad_fraction` of them. One image in two splits or in two classes is an error that names it.
     """
 
     class Options(Part):
@@ -53,6 +54,8 @@ class ImageFolder:
         """Another seed takes other images."""
         mirror: bool = False
         """Whether a mirrored image keeps its label: so for most photographs, not for writing or signs."""
+        max_bad_fraction: BadFraction = MAX_BAD_FRACTION
+        """Share of the images that may be left out because they are truncated, empty, too large or no images."""
 
         @model_validator(mode="after")
         def _leave_training(self) -> ImageFolder.Options:
@@ -68,8 +71,8 @@ class ImageFolder:
         options = self._options
         mean, std = statistics(options.channels)
         return DatasetInfo(
-            key=self._listing.key,
-            classes=self._listing.classes,
+            key=self._album.key,
+            classes=tuple(self._album.screen.classes),
             channels=options.channels,
             size=options.size,
             mean=mean,
@@ -79,88 +82,84 @@ class ImageFolder:
         )
 
     def sizes(self) -> Mapping[SplitName, int]:
-        return {name: len(examples) for name, examples in self._listing.examples.items()}
+        return {name: len(self._album.usable(name)) for name in SPLITS}
 
     def counts(self) -> NDArray[np.int64]:
-        labels = [example.label for example in self._listing.examples["train"]]
-        return np.bincount(labels, minlength=len(self._listing.classes))
+        return np.bincount(_labels(self._album.usable("train")), minlength=len(self._album.screen.classes))
 
     def split(self, name: SplitName) -> Split:
-        listing = self._listing
-        check_memory(sum(map(len, listing.examples.values())), self._options.channels, self._options.size)
-        return kept_split(self._files.cache, listing.key, name, self._build)
+        return self._album.split(name)
+
+    def skipped(self) -> Skipped:
+        return self._album.skipped()
 
     def inspect(self, seconds: float) -> Inspection:
-        listing, options = self._listing, self._options
-        pictures = [Picture(e.path, e.digest) for examples in listing.examples.values() for e in examples]
-        return listing.tree.inspect(pictures, options.size, options.channels, seconds)
-
-    def _build(self) -> Mapping[SplitName, Split]:
-        listing = self._listing
-        splits: dict[SplitName, Split] = {}
-        for name, examples in listing.examples.items():
-            paths, digests = [e.path for e in examples], [e.digest for e in examples]
-            images = listing.tree.decode(paths, digests, self._options.size, self._options.channels)
-            splits[name] = Split(images, np.asarray([e.label for e in examples], np.int64))
-        return splits
+        return self._album.inspect(seconds)
 
     @cached_property
-    def _listing(self) -> _Listing:
-        return _Listing.of(Tree.at(self._options.path, self._files), self._options, self._files.cache)
+    def _album(self) -> Album[_Example]:
+        return _album(Tree.at(self._options.path, self._files), self._options, self._files.cache)
 
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    path: Path
+    picture: Picture
     label: int
-    digest: str
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return (self.label,)
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    tree: Tree
-    classes: tuple[str, ...]
-    examples: Mapping[SplitName, list[_Example]]
-    """In order of digest, so that equal contents make equal arrays, whatever the files are called."""
-    key: str
+def _labels(examples: Sequence[_Example]) -> NDArray[np.int64]:
+    return np.asarray([example.label for example in examples], np.int64)
 
-    @classmethod
-    def of(cls, tree: Tree, options: ImageFolder.Options, cache: Path) -> _Listing:
-        roots = _split_folders(tree)
-        classes = tuple(folder.name for folder in tree.folders(roots["train"]))
-        if len(classes) < 2:
-            raise DataError(
-                "needs a folder for each of at least two classes, with the images in them",
-                file=tree.name(roots["train"]),
-            )
-        files = {name: _labelled(tree, folder, classes) for name, folder in roots.items()}
-        rows = [(name, path, label) for name, found in files.items() for path, label in found]
-        digests = tree.digests([path for _, path, _ in rows], cache)
-        _check_distinct(tree, rows, digests)
 
-        split: dict[SplitName, list[_Example]] = {name: [] for name in SPLITS}
-        for (name, path, label), digest in zip(rows, digests, strict=True):
-            split[name].append(_Example(path, label, digest))
-        shares: dict[SplitName, float] = {}
-        if "validation" not in roots:
-            shares["validation"] = options.validation
-        if "test" not in roots:
-            shares["test"] = options.test
-        if shares:
-            pool = split["train"]
-            chosen = stratified([e.digest for e in pool], [e.label for e in pool], shares, options.seed, classes)
-            split |= {name: [pool[index] for index in indices] for name, indices in chosen.items()}
-        for examples in split.values():
-            examples.sort(key=lambda example: (example.digest, example.label))
+def _album(tree: Tree, options: ImageFolder.Options, cache: Path) -> Album[_Example]:
+    roots = _split_folders(tree)
+    classes = tuple(folder.name for folder in tree.folders(roots["train"]))
+    if len(classes) < 2:
+        raise DataError(
+            "needs a folder for each of at least two classes, with the images in them",
+            file=tree.name(roots["train"]),
+        )
+    files = {name: _labelled(tree, folder, classes) for name, folder in roots.items()}
+    rows = [(name, path, label) for name, found in files.items() for path, label in found]
+    digests = tree.digests([path for _, path, _ in rows], cache)
+    split: dict[SplitName, list[_Example]] = {name: [] for name in SPLITS}
+    for (name, path, label), digest in zip(rows, digests, strict=True):
+        split[name].append(_Example(Picture(path, digest), label))
+    _check_distinct(tree, split, options)
 
-        content = {
-            "recipe": 1,
-            "options": options.model_dump(include={"size", "channels", "mirror"}),
-            "classes": classes,
-            "splits": {name: [(e.digest, e.label) for e in split[name]] for name in SPLITS},
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return cls(tree, classes, split, f"image_folder-{digest[:32]}")
+    shares: dict[SplitName, float] = {}
+    if "validation" not in roots:
+        shares["validation"] = options.validation
+    if "test" not in roots:
+        shares["test"] = options.test
+    if shares:
+        pool = split["train"]
+        names, labels = [one.picture.digest for one in pool], [one.label for one in pool]
+        chosen = stratified(names, labels, shares, options.seed, classes)
+        split |= {name: [pool[index] for index in indices] for name, indices in chosen.items()}
+    for examples in split.values():  # by content, so that equal contents make equal arrays, whatever the files' names
+        examples.sort(key=lambda one: (one.picture.digest, one.label))
+
+    content = {
+        "recipe": 1,
+        "options": options.model_dump(include={"size", "channels", "mirror"}),
+        "classes": classes,
+        "splits": {name: [(one.picture.digest, one.label) for one in split[name]] for name in SPLITS},
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Album(
+        screen=Screen(tree, classes, options.max_bad_fraction),
+        key=f"image_folder-{digest[:32]}",
+        examples=split,
+        size=options.size,
+        channels=options.channels,
+        label=_labels,
+        cache=cache,
+    )
 
 
 def _split_folders(tree: Tree) -> dict[SplitName, Path]:
@@ -204,13 +203,21 @@ def _labelled(tree: Tree, folder: Path, classes: tuple[str, ...]) -> list[tuple[
     return found
 
 
-def _check_distinct(tree: Tree, rows: list[tuple[SplitName, Path, int]], digests: list[str]) -> None:
-    """Raises `DataError` when the same bytes are in two splits or in two classes."""
-    first: dict[str, tuple[SplitName, Path, int]] = {}
-    for row, digest in zip(rows, digests, strict=True):
-        earlier = first.setdefault(digest, row)
-        if earlier[0] != row[0] or earlier[2] != row[2]:
-            what = "splits" if earlier[0] != row[0] else "classes"
-            raise DataError(
-                f"the same image as {tree.name(earlier[1])}, in two {what}; remove one of them", file=tree.name(row[1])
-            )
+def _check_distinct(tree: Tree, split: Mapping[SplitName, Sequence[_Example]], options: ImageFolder.Options) -> None:
+    """
+    Raises `DataError` when the same image is in two splits or in two classes. Of the same bytes that are none, such as
+    those of empty files, nobody has said what they show.
+    """
+    first: dict[str, tuple[SplitName, _Example]] = {}
+    twice = list[tuple[Picture, str]]()
+    for name, examples in split.items():
+        for one in examples:
+            of, earlier = first.setdefault(one.picture.digest, (name, one))
+            if of != name or earlier.label != one.label:
+                what = "splits" if of != name else "classes"
+                said = f"the same image as {tree.name(earlier.picture.path)}, in two {what}; remove one of them"
+                twice.append((one.picture, said))
+    _, broken = tree.look([picture for picture, _ in twice], options.size, options.channels)
+    for picture, said in twice:
+        if picture not in broken:
+            raise DataError(said, file=tree.name(picture.path))

@@ -19,7 +19,7 @@ from search.datasets.arrays import frozen
 from search.errors import DataError, InvalidSpec, UserError
 from search.files import Files
 from search.part import Part
-from search.plugins import Counted, Dataset, DatasetInfo, Split, SplitName
+from search.plugins import Counted, Dataset, DatasetInfo, Screened, Skipped, Split, SplitName
 from search.spec import Pick
 
 Kind = Literal["exponential", "step"]
@@ -97,6 +97,11 @@ class LongTailed:
             return self._train
         with _pointing():
             return self._whole.split(name)
+
+    def skipped(self) -> Skipped:
+        """Of the whole dataset."""
+        with _pointing():
+            return self._whole.skipped() if isinstance(self._whole, Screened) else Skipped()
 
     @cached_property
     def _train(self) -> Split:

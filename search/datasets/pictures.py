@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from search.errors import DataError
 from search.files import Files, published
-from search.plugins import Fault, Inspection
+from search.plugins import Fault
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -33,11 +34,23 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 """Those of the suffixes. Never all that Pillow knows: it hands EPS to an interpreter of PostScript."""
 _MOST_PIXELS = 100_000_000
 _MOST_FILE = 256 * 2**20
-_MOST_FAULTS = 50
 _LONGEST_NAME, _LONGEST_MESSAGE = 512, 512
 _LOOKED_AT_ONCE = 64
 _SETTLED = 2.0
 """Seconds after which the time of a change tells a file from its next version."""
+
+
+class Unusable(DataError):
+    """What one image file holds is no image that can be used. The dataset may do without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file of a tree; its width and height where its annotations state them."""
+
+    path: Path
+    digest: str
+    stated: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +140,33 @@ class Tree:
         Raises:
             DataError: not a regular file, not readable, empty, or larger than `most` bytes.
         """
+        content, length = self._beginning(path, most)
+        if length > most:
+            raise DataError(f"larger than {most // 2**20} MiB; store a smaller file", file=self.name(path))
+        if not content:
+            raise DataError("the file is empty; replace or remove it", file=self.name(path))
+        return content
+
+    def _beginning(self, path: Path, most: int = _MOST_FILE) -> tuple[bytes, int]:
+        """What a file begins with, `most` bytes of it at most, and its length. Raises `DataError`."""
         try:
             # a named pipe would block the open for ever, hence O_NONBLOCK before it is known to be a file
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise DataError("not a regular file", file=self.name(path))
-                if status.st_size > most:
-                    raise DataError(f"larger than {most // 2**20} MiB; store a smaller file", file=self.name(path))
-                content = file.read(most + 1)
+                return file.read(most), status.st_size
         except OSError as error:
             raise DataError(f"the file cannot be read: {error.strerror}", file=self.name(path)) from None
-        if not content:
-            raise DataError("the file is empty; replace or remove it", file=self.name(path))
-        return content
 
-    def digests(self, paths: Sequence[Path], cache: Path) -> list[str]:
+    def digests(self, paths: Sequence[Path], cache: Path, others: Set[Path] = frozenset()) -> list[str]:
         """
-        SHA-256 of each file. Those whose size and times are as they were at the last call are not read again.
+        SHA-256 of each file. Those whose size and times are as they were at the last call are not read again. Files
+        are images but for `others`.
 
         Raises:
-            DataError: as `read`; or a link leads out of the tree.
+            DataError: one is missing, is no regular file or not readable; a link leads out of the tree; one of
+                `others` is empty or too large, which of an image is told when it is opened.
         """
         memo = cache / "datasets" / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:24]}.digests.json"
         known = _recalled(memo)
@@ -164,7 +183,8 @@ class Tree:
             if name in known and known[name][:-1] == mark:
                 return name, known[name]
             settled = now - max(status.st_mtime, status.st_ctime) > _SETTLED
-            return name, [*(mark if settled else [0]), hashlib.sha256(self.read(path)).hexdigest()]
+            found = hashlib.sha256(self.read(path)).hexdigest() if path in others else _digest(*self._beginning(path))
+            return name, [*(mark if settled else [0]), found]
 
         rows = dict(in_threads(digest, paths))
         if rows != known:
@@ -173,101 +193,97 @@ class Tree:
         return [str(row[-1]) for row in rows.values()]
 
     def decode(
-        self,
-        paths: Sequence[Path],
-        digests: Sequence[str],
-        size: int,
-        channels: Channels,
-        whole: Sequence[tuple[int, int]] | None = None,
-    ) -> NDArray[np.uint8]:
+        self, pictures: Sequence[Picture], size: int, channels: Channels
+    ) -> tuple[NDArray[np.uint8], dict[int, str]]:
         """
-        Images `[n, channels, size, size]`, resized by bicubic interpolation: of each the largest central square, or,
-        where its width and height are given in `whole`, all of it, as `letterbox` says.
+        Images `[n, channels, size, size]` of those that can be used, resized by bicubic interpolation: of each the
+        largest central square, or, where its width and height are stated, all of it, as `letterbox` says. With them,
+        by place, what is wrong with those that cannot: no image, truncated, empty, too large, or not as wide and high
+        as stated, so that its boxes lie nobody knows where.
 
         Raises:
-            DataError: a file leads out of the tree, is corrupt or too large, is not the one that was digested, or is
-                not as wide and high as was said.
+            DataError: a file leads out of the tree, cannot be read, or is not the one that was digested.
         """
-        images = np.empty((len(paths), channels, size, size), np.uint8)
+        images = np.empty((len(pictures), channels, size, size), np.uint8)
+        broken: dict[int, str] = {}
 
-        def one(job: tuple[int, Path, str]) -> None:
-            index, path, digest = job
-            images[index] = self._opened(path, digest, size, channels, whole[index] if whole else None)
+        def one(job: tuple[int, Picture]) -> None:
+            index, picture = job
+            try:
+                images[index] = self._opened(picture, size, channels)
+            except Unusable as error:
+                broken[index] = error.message
 
         with _bombs_are_errors():
-            for _ in in_threads(one, list(zip(range(len(paths)), paths, digests, strict=True))):
+            for _ in in_threads(one, enumerate(pictures)):
                 pass
-        return images
+        if not broken:
+            return images, {}
+        usable = [index for index in range(len(pictures)) if index not in broken]
+        for place, index in enumerate(usable):  # in place: there may be no room for a second array
+            images[place] = images[index]
+        return images[: len(usable)], dict(sorted(broken.items()))
 
-    def _opened(
-        self, path: Path, digest: str, size: int, channels: Channels, stated: tuple[int, int] | None
-    ) -> NDArray[np.uint8]:
-        """One image, as `decode` gives it; to be called where bombs are errors."""
-        self._check_inside(path)
-        content = self.read(path)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise DataError("the file changed while the dataset was read; start again", file=self.name(path))
-        try:
-            return _decoded(content, size, channels, stated)
-        except DataError as error:
-            raise DataError(error.message, file=self.name(path)) from None
-        except UnidentifiedImageError:
-            raise DataError(f"not an image ({', '.join(_FORMATS)} are read); remove it", file=self.name(path)) from None
-        except Exception as error:  # decoders of hostile bytes raise anything
-            raise DataError(f"not a readable image ({error}); replace or remove it", file=self.name(path)) from None
+    def look(
+        self, pictures: Sequence[Picture], size: int, channels: Channels, seconds: float = math.inf
+    ) -> tuple[int, dict[Picture, str]]:
+        """
+        How many could be opened in that time, and what is wrong with those of them that cannot be used.
 
-    def inspect(self, pictures: Sequence[Picture], size: int, channels: Channels, seconds: float) -> Inspection:
-        """What `search.plugins.Inspected` promises, of images that were digested."""
-        pictures = sorted(set(pictures), key=lambda picture: picture.digest)
-        linked = [self._fault(picture.path, self._linked(picture.path)) for picture in pictures]
-        suspicious = [fault for fault in linked if fault is not None]
-        until, opened, corrupt = time.monotonic() + seconds, 0, list[Fault]()
+        Raises:
+            DataError: as `decode`.
+        """
+        until, opened, broken = time.monotonic() + seconds, 0, dict[Picture, str]()
 
-        def look(picture: Picture) -> str | None:
+        def one(picture: Picture) -> None:
             try:
-                self._opened(picture.path, picture.digest, size, channels, picture.stated)
-            except DataError as error:
-                return error.message.removeprefix(f"{error.file}: ")
-            return None
+                self._opened(picture, size, channels)
+            except Unusable as error:
+                broken[picture] = error.message
+            except MemoryError:
+                broken[picture] = "more memory would be needed than there is on the machine that looked at it"
 
         with _bombs_are_errors():
             for batch in batched(pictures, _LOOKED_AT_ONCE):
                 if time.monotonic() > until:
                     break
                 opened += len(batch)
-                found = (self._fault(one.path, said) for one, said in zip(batch, in_threads(look, batch), strict=True))
-                corrupt += [fault for fault in found if fault is not None]
-        others = self._count(self.root) - len({picture.path for picture in pictures})
-        faults = (*corrupt, *suspicious)[:_MOST_FAULTS]
-        return Inspection(len(pictures), opened, max(others, 0), len(corrupt), len(suspicious), faults)
+                for _ in in_threads(one, batch):
+                    pass
+        return opened, broken
 
-    def _fault(self, path: Path, message: str | None) -> Fault | None:
-        if message is None:
-            return None
+    def _opened(self, picture: Picture, size: int, channels: Channels) -> NDArray[np.uint8]:
+        """
+        One image, as `decode` gives it; to be called where bombs are errors.
+
+        Whether an image can be used is for its bytes to say, on every machine: what a machine may lack, such as memory
+        or the file itself, is never `Unusable`.
+        """
+        self._check_inside(picture.path)
+        content, length = self._beginning(picture.path)
+        if _digest(content, length) != picture.digest:
+            raise DataError("the file changed while the dataset was read; start again", file=self.name(picture.path))
+        if length > _MOST_FILE:
+            raise Unusable(f"larger than {_MOST_FILE // 2**20} MiB")
+        if not content:
+            raise Unusable("the file is empty")
+        try:
+            return _decoded(content, size, channels, picture.stated)
+        except (Unusable, MemoryError):
+            raise
+        except UnidentifiedImageError:
+            raise Unusable(f"not an image ({', '.join(_FORMATS)} are read)") from None
+        except Exception as error:  # decoders of hostile bytes raise anything
+            raise Unusable(f"not a readable image ({error})") from None
+
+    def fault(self, path: Path, message: str) -> Fault:
+        """What is wrong with a file, as it can be told to anybody: text of a bounded length, in names too."""
         shown = path.relative_to(self.root).as_posix().encode("utf-8", "replace").decode()
         return Fault(shown[:_LONGEST_NAME], message.replace("\0", "")[:_LONGEST_MESSAGE])
 
-    def _linked(self, path: Path) -> str | None:
-        try:
-            names = path.stat().st_nlink
-        except OSError:
-            return None  # which opening it will tell
-        if names < 2:
-            return None
-        return f"a hard link, one of {names}: what it holds can be changed from elsewhere; put a copy there"
-
-    def _count(self, folder: Path) -> int:
+    def count(self, folder: Path) -> int:
         """Files anywhere below a folder, hidden ones left out."""
-        return sum(self._count(Path(entry.path)) if entry.is_dir() else 1 for entry in self.entries(folder))
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image file of a tree; its width and height where its annotations state them."""
-
-    path: Path
-    digest: str
-    stated: tuple[int, int] | None = None
+        return sum(self.count(Path(entry.path)) if entry.is_dir() else 1 for entry in self.entries(folder))
 
 
 def statistics(channels: Channels) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -351,9 +367,15 @@ def _decoded(content: bytes, size: int, channels: Channels, stated: tuple[int, i
         turned = ImageOps.exif_transpose(image)
         if turned.size != image.size and found[::-1] == stated:
             return _letterboxed(turned, size, channels, stated)
-    raise DataError(
-        f"this image is {found[0]}x{found[1]} pixels, but {stated[0]}x{stated[1]} by its annotations; correct them"
-    )
+    raise Unusable(f"this image is {found[0]}x{found[1]} pixels, but {stated[0]}x{stated[1]} by its annotations")
+
+
+def _digest(content: bytes, length: int) -> str:
+    """SHA-256 of a file; of one that is too large to be read whole, of what it begins with and its length."""
+    found = hashlib.sha256(content)
+    if length > len(content):
+        found.update(f" of {length} bytes".encode())
+    return found.hexdigest()
 
 
 @contextmanager

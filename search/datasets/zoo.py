@@ -19,13 +19,14 @@ from pydantic import Field, field_validator, model_validator
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
-from search.datasets.arrays import SPLITS, check_memory, kept_split
+from search.datasets.album import MAX_BAD_FRACTION, BadFraction, Screen
+from search.datasets.arrays import SPLITS, Broken, Built, Kept, check_memory
 from search.datasets.partition import stratified
-from search.datasets.pictures import Channels, Tree, statistics, to_array
+from search.datasets.pictures import SUFFIXES, Channels, Picture, Tree, statistics, to_array
 from search.errors import DataError, did_you_mean
 from search.files import Files, exclusive
 from search.part import Name, Part
-from search.plugins import DatasetInfo, Split, SplitName
+from search.plugins import DatasetInfo, Skipped, Split, SplitName
 from search.spec import Location
 
 logger = logging.getLogger("stillhouse.datasets")
@@ -121,7 +122,8 @@ class Torchvision:
     A classification dataset of torchvision by name, from a folder in its official form or downloaded on request.
 
     The official test part is the test set; a validation part that does not exist officially is taken from the training
-    part, class by class. Images of the training part that the official test part repeats are left out.
+    part, class by class. Images of the training part that the official test part repeats are left out, and of a dataset
+    that has a file for each image those that are corrupt, up to `max_bad_fraction`.
 
     CIFAR's official files are pickles. They are read only after torchvision has found their MD5 to be that of the
     authors' files, so nothing that a user made is unpickled; the `.pt` files of old MNIST copies are refused.
@@ -144,6 +146,8 @@ class Torchvision:
         """Share of all images taken for the test where there is no official test part."""
         seed: int = Field(0, ge=0, lt=2**32)
         """Another seed takes other images."""
+        max_bad_fraction: BadFraction = MAX_BAD_FRACTION
+        """Share of the images that may be left out because their files are truncated, empty, too large or no images."""
 
         @field_validator("dataset")
         @classmethod
@@ -181,7 +185,7 @@ class Torchvision:
         )
 
     def sizes(self) -> Mapping[SplitName, int]:
-        """Of the official parts, shared out; images that two of them have count twice."""
+        """Of the official parts, shared out; images that two of them have count twice, and corrupt ones as well."""
         sizes: dict[SplitName, int] = {name: len(self._open(name).labels) for name in self._source.parts}
         whole, options = sizes["train"], self._options
         shares: dict[SplitName, float] = {"validation": options.validation, "test": options.test}
@@ -201,7 +205,25 @@ class Torchvision:
         return counts
 
     def split(self, name: SplitName) -> Split:
-        return kept_split(self._files.cache, self._key, name, self._build)
+        self.skipped()
+        return self._kept.split(name)
+
+    def skipped(self) -> Skipped:
+        return self._passed(self._kept.broken())
+
+    def _passed(self, broken: Broken) -> Skipped:
+        if not any(broken.values()):
+            return Skipped()
+        classes, examples = self._classes, dict[SplitName, list[_Example]]()
+        for name in broken:
+            part = self._open(name)
+            rows = zip(part.pictures(self._tree, self._digests), classes.of_labels(part.labels, name), strict=True)
+            examples[name] = [_Example(picture, (int(label),)) for picture, label in rows]
+        return Screen(self._tree, classes.names, self._options.max_bad_fraction).passed(examples, broken)
+
+    @property
+    def _kept(self) -> Kept:
+        return Kept(self._files.cache, self._key, self._build)
 
     @cached_property
     def _tree(self) -> Tree:
@@ -256,7 +278,8 @@ class Torchvision:
                 file=tree.shown,
                 pointer="/dataset/options",
             )
-        return dict(zip(paths, tree.digests(paths, self._files.cache), strict=True))
+        others = {path for path in paths if not path.name.lower().endswith(SUFFIXES)}
+        return dict(zip(paths, tree.digests(paths, self._files.cache, others), strict=True))
 
     @cached_property
     def _key(self) -> str:
@@ -296,17 +319,16 @@ class Torchvision:
                 pointer="/dataset/options",
             ) from error
 
-    def _build(self) -> Mapping[SplitName, Split]:
+    def _build(self) -> Built:
         options, classes = self._options, self._classes
         parts = {name: self._open(name) for name in self._source.parts}
         check_memory(sum(len(part.labels) for part in parts.values()), options.channels, self._size)
-        whole = {
-            name: Split(
-                part.decode(self._tree, self._digests, self._size, options.channels),
-                classes.of_labels(part.labels, name),
-            )
-            for name, part in parts.items()
-        }
+        whole, broken = dict[SplitName, Split](), dict[SplitName, Mapping[int, str]]()
+        for name, part in parts.items():
+            images, broken[name] = part.decode(self._tree, self._digests, self._size, options.channels)
+            labels = np.delete(classes.of_labels(part.labels, name), list(broken[name]))
+            whole[name] = Split(images, labels)
+        self._passed(broken)
         digests = {name: _image_digests(split.images) for name, split in whole.items()}
         chosen = {name: list(range(len(split))) for name, split in whole.items()}
         seen: set[str] = set()
@@ -339,7 +361,7 @@ class Torchvision:
                 result[name] = _take(train, sorted(pool[index] for index in indices))
         else:
             result["train"] = _take(train, pool)
-        return result
+        return Built(result, broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,22 +389,39 @@ class _Part:
             raise ValueError(f"{len(source)} images and {len(labels)} labels")
         return cls(source, labels.astype(np.int64), None if held is None else [Path(path) for path in held])
 
-    def decode(self, tree: Tree, files: Mapping[Path, str], size: int, channels: Channels) -> NDArray[np.uint8]:
+    def pictures(self, tree: Tree, files: Mapping[Path, str]) -> list[Picture]:
         """
-        `[n, channels, size, size]`.
+        Its image files, where it has one for each image.
 
         Raises:
-            DataError: an image file is corrupt, or a file of the dataset leads out of its folder.
+            DataError: one is missing.
+        """
+        for path in self.paths or ():
+            if path not in files:
+                raise DataError("this file is listed and missing; fetch the files again", file=tree.name(path))
+        return [Picture(path, files[path]) for path in self.paths or ()]
+
+    def decode(
+        self, tree: Tree, files: Mapping[Path, str], size: int, channels: Channels
+    ) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        """
+        `[n, channels, size, size]`, without those that cannot be used; what is wrong with these, by place.
+
+        Raises:
+            DataError: an image file is missing, or a file of the dataset leads out of its folder.
         """
         if self.paths is not None:
-            for path in self.paths:
-                if path not in files:
-                    raise DataError("this file is listed and missing; fetch the files again", file=tree.name(path))
-            return tree.decode(self.paths, [files[path] for path in self.paths], size, channels)
+            return tree.decode(self.pictures(tree, files), size, channels)
         images = np.empty((len(self.labels), channels, size, size), np.uint8)
         for index in range(len(self.labels)):
             images[index] = to_array(self.source[index][0], size, channels)
-        return images
+        return images, {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    picture: Picture
+    classes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

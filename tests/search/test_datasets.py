@@ -26,10 +26,10 @@ from search.datasets.cluttered import ClutteredDigits, compose
 from search.datasets.digits import Digits, originals, sources
 from search.datasets.folder import ImageFolder
 from search.datasets.partition import stratified
-from search.datasets.pictures import Tree, to_array
+from search.datasets.pictures import Picture, Tree, to_array
 from search.datasets.shapes import SHAPES, TEXTURES, Shapes, stencils
 from search.datasets.zoo import SOURCES, Torchvision
-from search.errors import DataError, InvalidSpec, UserError
+from search.errors import DataError, DatasetCorrupt, InvalidSpec, UserError
 from search.files import Files
 from search.part import read_part
 from search.plugins import Split, SplitName
@@ -360,8 +360,8 @@ def test_a_file_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("search.datasets.pictures._SETTLED", -3600.0)
     key = folder(data).info().key
     reads: list[Path] = []
-    read = Tree.read
-    monkeypatch.setattr(Tree, "read", lambda self, path: (reads.append(path), read(self, path))[1])
+    read = Tree._beginning
+    monkeypatch.setattr(Tree, "_beginning", lambda self, path: (reads.append(path), read(self, path))[1])
     assert folder(data).info().key == key
     assert reads == []
     changed = data / "train" / "cat" / "0.png"
@@ -416,10 +416,11 @@ def saved(**arguments: Any) -> bytes:
 def test_a_corrupt_image_is_named(tmp_path: Path, broken: bytes, split: SplitName) -> None:
     data = split_tree(tmp_path / "data")
     (data / split / "dog" / "broken.png").write_bytes(broken)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DatasetCorrupt) as caught:
         folder(data).split("train")
-    assert caught.value.file == f"{data}/{split}/dog/broken.png"
-    assert caught.value.file in caught.value.message
+    assert "1 of 49 images cannot be used (2.04%, and `max_bad_fraction` is 0.10%)" in caught.value.message
+    assert f"{data}/{split}/dog/broken.png: " in caught.value.message
+    assert caught.value.code == "DATASET_CORRUPT"
     assert not list((tmp_path / "cache" / "datasets").glob("*.safetensors"))
 
 
@@ -434,12 +435,8 @@ def test_no_damage_to_an_image_crashes_the_decoder(
     root = tmp_path_factory.mktemp("tree").resolve()
     path = root / "image.png"
     path.write_bytes(image)
-    outcome: object
-    try:
-        outcome = Tree(root, "data").decode([path], [hashlib.sha256(image).hexdigest()], 8, 3).shape
-    except DataError as error:
-        outcome = error.file
-    assert outcome in ((1, 3, 8, 8), "data/image.png")
+    images, broken = Tree(root, "data").decode([Picture(path, hashlib.sha256(image).hexdigest())], 8, 3)
+    assert (images.shape, [*broken]) in (((1, 3, 8, 8), []), ((0, 3, 8, 8), [0]))
 
 
 def _link_out(data: Path) -> None:
@@ -534,7 +531,7 @@ def test_errors_name_files_as_the_user_does_and_not_where_they_lie(tmp_path: Pat
     options = read_part(ImageFolder.Options, {"path": "data", "size": 16})
     with pytest.raises(DataError) as caught:
         ImageFolder(options, Files(tmp_path / "cache", (tmp_path,))).split("train")
-    assert caught.value.file == "data/train/cat/0.png"
+    assert "data/train/cat/0.png: not an image" in caught.value.message
     assert str(tmp_path) not in caught.value.message
 
 
@@ -671,9 +668,14 @@ def test_a_dataset_of_files_without_official_splits(tmp_path: Path) -> None:
 def test_a_corrupt_file_of_a_dataset_is_named(tmp_path: Path) -> None:
     root = eurosat(tmp_path / "data")
     (root / "eurosat/2750/River/3.png").write_bytes(b"broken")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DatasetCorrupt, match="1 of 40 images") as caught:
         zoo(root, "EuroSAT", tmp_path / "cache").split("train")
-    assert caught.value.file == f"{root}/eurosat/2750/River/3.png"
+    assert f"{root}/eurosat/2750/River/3.png: not an image" in caught.value.message
+    dataset = zoo(root, "EuroSAT", tmp_path / "cache", max_bad_fraction=0.03)
+    assert sum(len(dataset.split(name)) for name in SPLITS) == 39
+    skipped = zoo(root, "EuroSAT", tmp_path / "cache", max_bad_fraction=0.03).skipped()
+    assert (skipped.count, skipped.images) == (1, 40)
+    assert [fault.file for fault in skipped.faults] == ["eurosat/2750/River/3.png"]
 
 
 def test_an_official_validation_part_is_used(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_dataset_is_counted_by_split_and_class(data: Path, tmp_path: Path) -> 
     assert found["images"] == {"train": 28, "validation": 6, "test": 6}
     assert found["classes"] == [{"name": "cat", "training": 14}, {"name": "dog", "training": 14}]
     assert found["files"] == {
-        "images": 40, "opened": 40, "others": 1, "corrupt": 0, "suspicious": 0, "faults": ()
+        "images": 40, "opened": 40, "others": 1, "corrupt": 0, "suspicious": 0, "faults": (), "refusal": ""
     }  # fmt: skip
     generated = dataset_report(DIGITS, Files(tmp_path), 5.0)
     assert generated["files"] is None
