@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from search.errors import DataError, UserError, WeightsError
+from search.catalog import Catalog
+from search.errors import DataError, DatasetCorrupt, UserError, WeightsError
 from search.files import Files
 from search.inspection import dataset_report, teacher_facts
 from search.spec import Pick, TeacherSpec
@@ -102,6 +103,23 @@ def test_broken_files_are_named_and_counted(data: Path, tmp_path: Path) -> None:
     assert "truncated" in told["cat/truncated.jpg"].lower()
     assert "hard link" in told["cat/linked.jpg"]
     assert str(tmp_path) not in str(told)
+
+
+def test_a_report_says_what_a_job_would(data: Path) -> None:
+    """A job skips as many as the share allows, and fails beyond it with the very same words."""
+    (data / "cat" / "0.jpg").write_bytes(b"text")
+    assert report(data, max_bad_fraction=0.03)["files"]["refusal"] == ""
+    refused = report(data, max_bad_fraction=0.02)["files"]
+    assert (refused["corrupt"], refused["opened"]) == (1, 40)
+    options = {"path": data.name, "size": 16, "max_bad_fraction": 0.02}
+    dataset = Catalog().make(
+        "datasets",
+        Pick(name="image_folder", options=options),
+        files=Files(data.parent.parent / "cache", (data.parent,)),
+    )
+    with pytest.raises(DatasetCorrupt) as caught:
+        dataset.split("train")
+    assert refused["refusal"] == caught.value.message
 
 
 def test_a_link_that_leads_out_is_refused(data: Path, tmp_path: Path) -> None:
