@@ -19,9 +19,11 @@ from service.findings import (
     Document,
     EvidenceDocument,
     PreparationDocument,
+    SkippedDocument,
     evidence,
     on_record,
     preparation,
+    skipped_images,
 )
 from service.students import StudentDocument, students_of
 from workers.events import Event
@@ -166,6 +168,8 @@ class JobDocument(Document):
     """The job that it is a repeat or a variant of."""
     spec: dict[str, Any]
     """As submitted, every default written out."""
+    skipped_images: SkippedDocument | None
+    """Null where all could be used, and until they were opened, which is before the teacher is there."""
     teacher: TeacherDocument
     student: StudentDocument | None
     """The first of `students`; null until they are exported."""
@@ -259,6 +263,7 @@ def job_document(record: JobRecord, standing: Standing, *, now: datetime | None 
         revision=record.revision,
         parent=record.parent,
         spec=dict(record.spec),
+        skipped_images=skipped_images(on_record(record, Phase.TEACHER, TeacherResult)),
         teacher=_teacher(record),
         student=students[0] if students else None,
         students=students,

@@ -17,6 +17,7 @@ from workers.results import (
     Result,
     SearchResult,
     StructureResult,
+    TeacherResult,
 )
 from workers.standings import Placed
 
@@ -146,6 +147,22 @@ class EvidenceDocument(Document):
     """What to change in the next job; empty where nothing speaks for a change."""
 
 
+class FaultDocument(Document):
+    file: str
+    """Relative to the dataset's folder."""
+    message: str
+
+
+class SkippedDocument(Document):
+    """Images that cannot be used, and that splits go without: no trial, teacher or student has seen them."""
+
+    count: int
+    images: int
+    """Of so many in the dataset."""
+    first: list[FaultDocument]
+    """By name, and what is wrong with each; fifty at most."""
+
+
 class RivalDocument(Document):
     """The best of the other finalists that keep the same budget."""
 
@@ -189,6 +206,14 @@ def _structure(found: StructureResult) -> StructureDocument:
         reused=found.reused,
         seconds=found.seconds,
     )
+
+
+def skipped_images(taught: TeacherResult | None) -> SkippedDocument | None:
+    dataset = None if taught is None else taught.dataset
+    if dataset is None or not dataset.skipped:
+        return None
+    first = [FaultDocument.model_validate(fault) for fault in dataset.faults]
+    return SkippedDocument(count=dataset.skipped, images=dataset.images, first=first)
 
 
 def evidence(search: SearchResult | None, finalists: FinalistsResult | None) -> EvidenceDocument | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -127,15 +128,26 @@ class ReportedFiles(Document):
     others: int
     """Files of other kinds below the folder. They were not opened."""
     corrupt: int
-    """Images that cannot be decoded. A job that meets one fails and names it."""
+    """Images that cannot be used: truncated, empty, too large, no images, or not of the size that is stated."""
     suspicious: int
     """Images that can, but can be changed from elsewhere: hard links."""
     faults: list[ReportedFault]
     """The first of both."""
+    refusal: str | None
+    """
+    Why a job with it would fail, as far as was opened: more of it is corrupt than its `max_bad_fraction` lets a job
+    skip. Empty if it would not; null where it was registered before that was looked at.
+    """
 
 
 class DatasetReport(Document):
     """What was found when the dataset was registered."""
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> DatasetReport:
+        """As it was kept, by whichever version."""
+        files = facts["files"]
+        return cls.model_validate({**facts, "files": None if files is None else {"refusal": None, **files}})
 
     task: str
     shape: list[int]

@@ -107,6 +107,11 @@ KINDS: Mapping[str, Kind] = {
         "Raise the limit to at least the smallest reachable value, or widen the space.",
     ),
     "DATASET_UNUSABLE": Kind(422, "The dataset cannot be used", "Repair or replace the file that `detail` names."),
+    "DATASET_CORRUPT": Kind(
+        422,
+        "Too many images of the dataset cannot be used",
+        "Replace or remove the files that `detail` names, or allow a larger `max_bad_fraction`.",
+    ),
     "UPLOAD_DIFFERS": Kind(
         422, "What came is not what was declared", "Send the file that was declared, or declare the one you have."
     ),

@@ -77,9 +77,8 @@ _REPORT = {
         "others": 1,
         "corrupt": 1,
         "suspicious": 0,
-        "faults": [
-            {"file": "dog/1042.jpg", "message": "not a readable image (Truncated File Read); replace or remove it"}
-        ],
+        "faults": [{"file": "dog/1042.jpg", "message": "not a readable image (Truncated File Read)"}],
+        "refusal": "",
     },
 }
 _ON_ONE = ("UNAUTHENTICATED", "NOT_FOUND", "STORE_UNAVAILABLE")
@@ -210,8 +209,11 @@ def get_dataset(dataset_id: DatasetId, register: DatasetsDep) -> DatasetDocument
 
 @datasets.get("/{dataset_id}/report", operation_id="datasets.report", responses=answers(*_ON_ONE, example=_REPORT))
 def get_report(dataset_id: DatasetId, register: DatasetsDep) -> DatasetReport:
-    """What was found when the dataset was registered: images, classes, and files that are broken or suspicious."""
-    return DatasetReport.model_validate(register.get(dataset_id).facts)
+    """
+    What was found when the dataset was registered: images, classes, files that are broken or suspicious, and whether a
+    job would do without the broken ones or fail.
+    """
+    return DatasetReport.of(register.get(dataset_id).facts)
 
 
 @datasets.delete(
@@ -236,7 +238,7 @@ def _teacher(found: Registered) -> TeacherDocument:
 
 
 def _dataset(found: Registered) -> DatasetDocument:
-    report = DatasetReport.model_validate(found.facts)
+    report = DatasetReport.of(found.facts)
     return DatasetDocument(
         id=found.id,
         name=found.name,

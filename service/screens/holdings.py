@@ -59,4 +59,8 @@ def report_screen(report: DatasetReport, *, signs: Signs) -> RenderableType:
         for fault in files.faults:
             faults.add_row(f"{signs.cross} {fault.file}", fault.message)
         parts += [faults] if files.faults else []
+        if files.refusal:
+            parts.append(Text(f"a job would fail: {files.refusal}", "bold red"))
+        elif files.corrupt and files.refusal is not None:
+            parts.append(Text("a job would skip what is corrupt"))
     return Group(*parts)

@@ -195,6 +195,8 @@ def event_line(event: Happened, spec: Any) -> str | None:
             return f"{data['phase']}: begun"
         case "PHASE_FINISHED":
             return f"{data['phase']}: done{_outcome(data['phase'], data['result'], spec)}"
+        case "IMAGES_SKIPPED":
+            return f"{data['skipped']:,} of {plural(data['images'], 'image')} cannot be used and are skipped"
         case "PROGRESS" if "blocks" in data:
             alive = sum(data["blocks"].values())
             return f"{data['phase']}: {data['done']:,} of {data['total']:,}, {amount(alive)} {data['metric']} alive"

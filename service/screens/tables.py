@@ -17,7 +17,7 @@ from search.errors import FieldError
 from search.trial import State
 from service.documents import JobDocument, TrialDocument
 from service.schemas import CatalogEntry, DeliveryDocument, KeyDocument, Usage, WebhookDocument
-from service.screens.words import Signs, age, aims, duration, measure, merit, percent
+from service.screens.words import Signs, age, aims, duration, measure, merit, percent, plural
 from workers.ports import JobState
 
 _STATES = {
@@ -57,7 +57,7 @@ def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
         ("job", Text(job.id, "bold")),
         ("state", Text(f"{job.state}{_pausing(job)}", _STATES.get(job.state, "cyan"))),
         ("teacher", job.teacher.name),
-        ("dataset", str(job.spec["dataset"]["name"])),
+        ("dataset", f"{job.spec['dataset']['name']}{_skipped(job)}"),
         ("budget", aims(job.spec["budget"], signs)),
     ]
     if job.reason:
@@ -76,6 +76,11 @@ def job_screen(job: JobDocument, *, signs: Signs) -> RenderableType:
     for name, value in rows:
         grid.add_row(name, value)
     return Padding(grid, (1, 2))
+
+
+def _skipped(job: JobDocument) -> str:
+    found = job.skipped_images
+    return "" if found is None else f", {found.count:,} of {plural(found.images, 'image')} skipped"
 
 
 def _pausing(job: JobDocument) -> str:

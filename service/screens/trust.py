@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from service.documents import JobDocument
-from service.findings import CorrelationDocument, EvidenceDocument, NoiseDocument
+from service.findings import CorrelationDocument, EvidenceDocument, NoiseDocument, SkippedDocument
 from service.screens.words import Signs, merit, percent, plural, points
 from service.students import StudentDocument
 
+_NAMED = 3
+
 
 def trust_lines(job: JobDocument, signs: Signs) -> list[str]:
-    """Empty where nothing was measured."""
-    if job.evidence is None:
-        return []
-    found = job.evidence
-    ahead = [_ahead(student, found.noise, signs, several=len(job.students) > 1) for student in job.students]
-    return [line for line in [*ahead, *_lines(found, merit(job.spec), signs)] if line]
+    """Empty where nothing was measured, and every image could be used."""
+    lines = [_skipped(job.skipped_images)] if job.skipped_images is not None else []
+    if job.evidence is not None:
+        found = job.evidence
+        lines += [_ahead(student, found.noise, signs, several=len(job.students) > 1) for student in job.students]
+        lines += _lines(found, merit(job.spec), signs)
+    return [line for line in lines if line]
+
+
+def _skipped(found: SkippedDocument) -> str:
+    named = ", ".join(fault.file for fault in found.first[:_NAMED])
+    more = f" and {found.count - _NAMED:,} more" if found.count > _NAMED else ""
+    return f"{found.count:,} of {plural(found.images, 'image')} could not be used and were skipped: {named}{more}"
 
 
 def _ahead(student: StudentDocument, noise: NoiseDocument | None, signs: Signs, *, several: bool) -> str:

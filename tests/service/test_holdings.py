@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
+from rich.console import Console, RenderableType
 from sqlalchemy import Engine
 
 from search.errors import UserError, WeightsError
@@ -20,6 +22,9 @@ from service import wire
 from service.app import create_app
 from service.checker import DirectChecker
 from service.client import Client
+from service.holdings import DatasetReport
+from service.screens.holdings import report_screen
+from service.screens.words import UNICODE
 from service.settings import Settings
 from service.store.engine import latest_revision
 from service.store.record import SqlRecord
@@ -88,14 +93,41 @@ def test_what_was_registered_stands_in_a_job_as_it_is(client: Client, weights: P
     assert [*client.uploads.list(), *client.teachers.list(), *client.datasets.list()] == []
 
 
+def test_a_report_that_an_earlier_version_kept_does_not_say_what_a_job_would_do() -> None:
+    files = {"images": 3, "opened": 3, "others": 0, "corrupt": 1, "suspicious": 0, "faults": []}
+    facts = {"task": "classification", "shape": [3, 8, 8], "images": {"train": 3}, "classes": [], "files": files}
+    found = DatasetReport.of(facts)
+    assert found.files is not None
+    assert found.files.refusal is None
+    assert "a job would" not in drawn(report_screen(found, signs=UNICODE))
+    refused = DatasetReport.of(facts | {"files": files | {"refusal": "1 of 3 images cannot be used"}})
+    assert "a job would fail: 1 of 3 images cannot be used" in drawn(report_screen(refused, signs=UNICODE))
+    skipping = DatasetReport.of(facts | {"files": files | {"refusal": ""}})
+    assert "a job would skip what is corrupt" in drawn(report_screen(skipping, signs=UNICODE))
+    assert DatasetReport.of(facts | {"files": None}).files is None
+
+
+def drawn(screen: RenderableType) -> str:
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(screen)
+    return capture.get()
+
+
 def test_the_report_names_what_is_broken_relative_to_its_folder(client: Client, tmp_path: Path) -> None:
-    pets = {"name": "image_folder", "options": {"path": "pets", "size": 16}}
+    pets: dict[str, Any] = {"name": "image_folder", "options": {"path": "pets", "size": 16}}
     dataset = client.datasets.create("pets", pets)
     assert (dataset.classes, dataset.faults, sum(dataset.images.values())) == (2, 1, 25)
     report = client.datasets.report(dataset.id)
     assert report.files is not None
     assert [fault.file for fault in report.files.faults] == ["dog/=cmd|'!A0.png"]
+    assert report.files.refusal is not None
+    assert report.files.refusal.startswith("1 of 25 images cannot be used (4.00%, and `max_bad_fraction` is 0.10%): ")
     assert str(tmp_path) not in report.model_dump_json()
+    tolerant = client.datasets.create("pets", {**pets, "options": {**pets["options"], "max_bad_fraction": 0.04}})
+    files = client.datasets.report(tolerant.id).files
+    assert files is not None
+    assert (files.corrupt, files.refusal) == (1, "")
     for path in ("/etc", "../artifacts", "pets/../../artifacts"):
         with pytest.raises(wire.Invalid) as caught:
             client.datasets.create("x", {"name": "image_folder", "options": {"path": path}})
