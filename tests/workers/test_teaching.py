@@ -14,7 +14,7 @@ from search.spec import read_spec
 from search.teachers.weights import save_weights
 from tests.workers.small_job import small_spec
 from workers.artifacts import FolderArtifacts
-from workers.results import TeacherResult
+from workers.results import DatasetResult, TeacherResult
 from workers.teaching import Alive, Epoch, Lesson, teach, training_arrays
 from workers.uploads import Uploaded
 
@@ -57,7 +57,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> 
 def test_a_long_epoch_shows_life(tmp_path: Path) -> None:
     """17 batches an epoch and a sign every 20 steps: the second and the third epoch have one in their midst."""
     kinds = [type(word) for word in teach(lesson(tmp_path, 3))]
-    assert kinds == [Epoch, Alive, Epoch, Alive, Epoch, TeacherResult]
+    assert kinds == [DatasetResult, Epoch, Alive, Epoch, Alive, Epoch, TeacherResult]
 
 
 def test_another_recipe_is_another_teacher(tmp_path: Path) -> None:
@@ -90,7 +90,8 @@ def test_without_epochs_there_is_no_teacher(tmp_path: Path) -> None:
     document["distill"] = {"name": "supervised", "options": {}}
     given = Lesson(document, Files(cache=tmp_path / "cache"), FolderArtifacts(tmp_path / "artifacts"), "cpu")
     for _ in range(2):  # the second time it lies there
-        (result,) = teach(given)
+        dataset, result = teach(given)
+        assert isinstance(dataset, DatasetResult)
         assert isinstance(result, TeacherResult)
         assert (result.source, result.accuracy, result.validation_accuracy) == ("untrained", None, None)
     recipe = prepare(read_spec(document), given.files)
