@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 KEY = "sth_benchmark-0123456789-0123456789-01234567"
@@ -48,7 +49,8 @@ def serving(database_url: str, home: Path, **settings: object) -> Iterator[Serve
     process = subprocess.Popen([*command, "api", "--json"], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield Served(json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["url"], process.pid)
+        told = "".join(takewhile(lambda line: line != "}\n", process.stdout))
+        yield Served(json.loads(told + "}")["url"], process.pid)
     finally:
         process.terminate()
         process.wait()
