@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from search.budget import Budget
 from search.evidence import Evidence
@@ -17,7 +17,9 @@ Cost = Mapping[str, int]
 
 
 class Result(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """What a later version has put down as well is passed over: servers are replaced one by one, and back."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Broken(Result):
@@ -62,7 +64,15 @@ class TeacherResult(Result):
     detection: Mapping[str, float] = {}
     """Of a detector, on the test set, as `search.quality.Grade` has it."""
     dataset: DatasetResult | None = None
-    """Of the job, not of the teacher: None where a teacher is kept for later jobs."""
+    """Of the job and not of the teacher: None where that is kept for others, and on record where nothing is skipped."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a dataset of which nothing needs to be told: an earlier version refuses what it does not know."""
+        document: dict[str, Any] = write(self)
+        if self.dataset is None or not self.dataset.skipped:
+            document.pop("dataset", None)
+        return document
 
 
 class TableResult(Result):

@@ -122,7 +122,13 @@ def test_a_dataset_that_changes_during_a_job_is_noticed(
     assert Phase.EXPORT not in house.ledger.job(job).phases
 
 
-def test_records_from_before_images_were_skipped_are_read() -> None:
+def test_versions_before_and_after_read_what_this_one_writes_and_the_other_way_round() -> None:
+    """The version before knows no `dataset`, and is told of none unless it is needed."""
     old = {"name": "x", "key": "k", "source": "kept", "weights": "w", "accuracy": 0.5, "validation_accuracy": 0.5}
-    assert TeacherResult.model_validate(old).dataset is None
-    assert DatasetResult.model_validate({"key": "k"}).skipped == 0
+    found = TeacherResult.model_validate(old | {"of_a_later_version": 1})
+    assert found.dataset is None
+    whole, partial = DatasetResult(key="k"), DatasetResult(key="k-s", skipped=2, images=9)
+    for dataset in (None, whole):
+        assert "dataset" not in found.model_copy(update={"dataset": dataset}).model_dump(mode="json")
+    told = found.model_copy(update={"dataset": partial})
+    assert TeacherResult.model_validate(told.model_dump(mode="json")) == told
