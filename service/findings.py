@@ -176,7 +176,12 @@ class RivalDocument(Document):
 def on_record(record: JobRecord, phase: Phase, kind: type[R]) -> R | None:
     """The result of a phase; None while there is none."""
     known = record.phases.get(phase)
-    return kind.model_validate(known.result) if known is not None and known.result is not None else None
+    if known is None or known.result is None:
+        return None
+    found: R | None = known.read.get(kind)
+    if found is None:
+        found = known.read[kind] = kind.model_validate(known.result)
+    return found
 
 
 def preparation(

@@ -8,7 +8,7 @@ and for tests. One contract suite holds over all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -98,6 +98,8 @@ class PhaseRecord:
     seconds: float | None
     result: Mapping[str, Any] | None
     """What `workers.results` says of this phase; None while it is not finished."""
+    read: dict[type, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """`result` by what it was read as: whoever shows a job asks for it several times."""
 
 
 @dataclass(frozen=True, slots=True)

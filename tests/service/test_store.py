@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sqlite3
 import threading
@@ -18,7 +19,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, func, insert, inspect, select, text
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import JSON, Engine, create_engine, event, func, insert, inspect, literal, select, text
 from sqlalchemy.engine.interfaces import ReflectedIndex
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
@@ -242,6 +245,24 @@ class TestColumns:
     )
     def test_any_text_can_be_kept(self, engine: Engine, given: str | None, kept: str | None) -> None:
         assert Words().process_bind_param(given, engine.dialect) == kept
+
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.recursive(
+            st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(st.characters(exclude_categories=())),
+            lambda part: st.lists(part) | st.dictionaries(st.text(st.characters(exclude_categories=())), part),
+        )
+    )
+    @example("a\ud800b")
+    @example({"\udc00": [2**70, 1e-310, "\0"]})
+    def test_json_comes_back_as_the_standard_library_reads_it(self, engine: Engine, value: object) -> None:
+        """What a message of anybody's may hold is no less."""
+        with reading(engine) as connection:
+            found = connection.execute(select(literal(value, JSON()))).scalar_one()
+        assert repr(found) == repr(json.loads(json.dumps(value)))
 
 
 class TestTrouble:
