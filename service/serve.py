@@ -232,9 +232,11 @@ def _answer_requests(
             lambda: on_ready(_address(settings, listener)) if on_ready is not None else None,
         )
         warm(checker)
-        # What is loaded by now stays. To look through all of it for garbage every few seconds holds up every answer.
+        # What is loaded by now stays. To look through all of it for garbage every few seconds holds up every answer; to
+        # look again after each 700 objects, those that list many jobs.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         with _signals(server.end):
             server.run(sockets=[listener])
 
