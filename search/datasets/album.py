@@ -64,9 +64,7 @@ class Screen:
             raise self._corrupt(f"{len(found):,} of {images:,} images cannot be used ({share})", found)
         for name, of_split in faults.items():
             before, after = examples[name], _without(examples[name], broken[name])
-            lost = {label for one in before for label in one.classes} - {
-                label for one in after for label in one.classes
-            }
+            lost = _classes(before) - _classes(after)
             if lost or not after:
                 what = f"class `{self.classes[min(lost)]}` has" if lost else "there is"
                 raise self._corrupt(f"{what} no image left in the {name} split, for some cannot be used", of_split)
