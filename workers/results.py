@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from search.budget import Budget
 from search.evidence import Evidence
@@ -14,6 +14,8 @@ from search.plugins import Start
 from search.space import Space
 
 Cost = Mapping[str, int]
+
+# Below `Field(default_factory=dict)` and not `{}`, of which pydantic makes a deep copy whenever a result is read.
 
 
 class Result(BaseModel):
@@ -59,9 +61,9 @@ class TeacherResult(Result):
     """Key of the artifact that holds its state dict."""
     accuracy: float | None
     validation_accuracy: float | None
-    shots: Mapping[str, float] = {}
+    shots: Mapping[str, float] = Field(default_factory=dict)
     """Accuracy on the test set by how many training images a class has, as `search.quality.shots` has it."""
-    detection: Mapping[str, float] = {}
+    detection: Mapping[str, float] = Field(default_factory=dict)
     """Of a detector, on the test set, as `search.quality.Grade` has it."""
     dataset: DatasetResult | None = None
     """Of the job and not of the teacher: None where that is kept for others, and on record where nothing is skipped."""
@@ -101,7 +103,7 @@ class SurveyResult(Result):
     """The budget, worked out: the whole number that each metric has for a limit. Of a ladder, its loosest level's."""
     levels: tuple[Cost, ...] = ()
     """The limits of every level that is searched, loosest first; empty where there is but one."""
-    times: Mapping[str, TableResult] = {}
+    times: Mapping[str, TableResult] = Field(default_factory=dict)
     """By measured metric. The costs above have its predictions."""
 
     @property
@@ -204,7 +206,7 @@ class SearchResult(Result):
     """The finalists of every level, best first; empty where there is but one."""
     hypervolume: tuple[float, ...] = ()
     """After each scored trial, in order of number; empty unless a front is looked for. `search.front` says of what."""
-    repeats: Mapping[str, tuple[float, float]] = {}
+    repeats: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
     """By trial its accuracy at the last rung, and that of the same training with another seed."""
     evidence: Evidence = Evidence()
     """How far the order of the trials can be trusted, as the search alone tells."""
@@ -229,8 +231,8 @@ class Winner(Result):
     accuracy: float
     """On the test set, which is opened here for the first time."""
     kl: float
-    shots: Mapping[str, float] = {}
-    detection: Mapping[str, float] = {}
+    shots: Mapping[str, float] = Field(default_factory=dict)
+    detection: Mapping[str, float] = Field(default_factory=dict)
     """Both as the teacher's."""
 
 
@@ -240,8 +242,8 @@ class FinalistsResult(Result):
     """Of a ladder, its loosest level's; so are its accuracy, kl, shots and detection, which are `Winner`'s."""
     accuracy: float
     kl: float
-    shots: Mapping[str, float] = {}
-    detection: Mapping[str, float] = {}
+    shots: Mapping[str, float] = Field(default_factory=dict)
+    detection: Mapping[str, float] = Field(default_factory=dict)
     winners: tuple[Winner, ...] = ()
     """One a level of a ladder, loosest first, or one a student of a front; empty for a job with one student."""
     floor: float | None = None
@@ -278,7 +280,7 @@ class Exported(Result):
     """Size of weights.safetensors."""
     deviation: Mapping[str, float]
     """Largest absolute difference of logits to the student's, by exported form."""
-    times: Mapping[str, TimeResult] = {}
+    times: Mapping[str, TimeResult] = Field(default_factory=dict)
     """By measured metric."""
 
 
