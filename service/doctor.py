@@ -136,7 +136,7 @@ def _ray_started(settings: Settings) -> Finding:
     """Has it work, and tries whether a cluster would do so for somebody who shows no token."""
     settings.check_cluster()
     local = settings.ray_address == "local"
-    fix = _INSTALL_RAY if local else f"see that {settings.ray_address} is its address and that it runs, {_ITS_TOKEN}"
+    fix = _INSTALL_RAY if local else f"see that {settings.ray_address} is its address, that it runs, {_A_NODE}"
     found = _ray_says(_USE_RAY, fix, seconds=_RAY_SECONDS, environment=settings.environment())
     if found.state == "bad" or local:
         return found
@@ -152,7 +152,10 @@ def _ray_started(settings: Settings) -> Finding:
 
 
 _INSTALL_RAY = "pip install 'ray[tune]' -c constraints.txt, or work without it: STILLHOUSE_BACKEND=inline"
-_ITS_TOKEN = "that STILLHOUSE_RAY_TOKEN_FILE holds its token, and that its Python and ray are of the same versions"  # noqa: S105
+_A_NODE = (
+    "that this machine is one of its nodes, if only one with --num-cpus=0, that STILLHOUSE_RAY_TOKEN_FILE holds its "
+    "token, and that its Python and ray are of the same versions"
+)
 
 
 def _ray_says(program: str, fix: str, *, seconds: float, environment: Mapping[str, str] | None = None) -> Finding:

@@ -253,6 +253,13 @@ def test_a_cluster_of_ours_does_not_work_for_strangers(ray_backend: Backend) -> 
     assert refuses_strangers(ray.get_runtime_context().gcs_address)
 
 
+def test_a_cluster_of_ours_is_at_loopback(ray_backend: Backend) -> None:
+    """Where nothing can be reached from another machine (tests/e2e/test_machines.py tries that from one)."""
+    import ray
+
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
 def test_what_no_worker_can_have_is_refused(backend: Backend) -> None:
     backend.check(cpus=1, gpus=0)
     with pytest.raises(UserError) as caught:

@@ -41,6 +41,7 @@ os.environ.update(
 import ray
 import torch
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -67,7 +68,7 @@ class RayBackend:
     `cpus` CPUs and a token of its own.
 
     Raises:
-        ConnectionError: the cluster cannot be reached, or has another token.
+        ConnectionError: the cluster cannot be reached, has another token, or this machine is none of its nodes.
     """
 
     def __init__(self, address: str = "local", *, cpus: int | None = None, token_file: Path | None = None) -> None:
@@ -88,7 +89,16 @@ class RayBackend:
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "_temp_dir": str(self._folder.path),
             }
-        ray.init(address=address, **options)
+            # As Ray has it on desktops: its node is at 127.0.0.1 and listens nowhere else. There is no option for it.
+            ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"this machine cannot work on the Ray cluster at {address}: see that the cluster runs, that it has the "
+                "token of STILLHOUSE_RAY_TOKEN_FILE, and that this machine is one of its nodes "
+                f"(`ray start --address={address} --num-cpus=0`)"
+            ) from error
 
     def run(self, session: Session, workload: Workload) -> None:
         if self._folder is None:
