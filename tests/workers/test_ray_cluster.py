@@ -30,12 +30,29 @@ print(list(backend.map(sevenfold, [6], cpus=1, gpus=0, stopping=lambda: False)))
 backend.close()
 """
 
+LOSE = """
+import os, signal, time
+import ray
+from workers.backends.ray import RayBackend
+
+backend = RayBackend("local", cpus=1)
+(raylet,) = ray._private.worker._global_node.all_processes["raylet"]
+os.kill(raylet.process.pid, signal.SIGKILL)
+try:
+    while True:
+        backend._footing.check()
+        time.sleep(0.1)
+except ConnectionError as error:
+    print(error, flush=True)
+os.killpg(0, signal.SIGKILL)
+"""
+
 
 def environment(**given: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | given
 
 
-def running(program: str, *arguments: str, **given: str) -> subprocess.Popen[str]:
+def running(program: str, *arguments: str, session: bool = False, **given: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", program, *arguments],
         stdin=subprocess.PIPE,
@@ -43,6 +60,7 @@ def running(program: str, *arguments: str, **given: str) -> subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         env=environment(**given),
+        start_new_session=session,
     )
 
 
@@ -103,3 +121,10 @@ def test_a_cluster_works_for_those_who_show_its_token(cluster: str, token: Path)
     assert refuses_strangers(cluster)
     said, why = welcome.communicate()
     assert (welcome.returncode, said) == (0, "[(0, 42)]\n"), why
+
+
+def test_a_node_that_is_gone_is_missed() -> None:
+    """Tune would wait for ever for trials that are to start through it."""
+    program = running(LOSE, session=True)
+    said, why = program.communicate(timeout=120)
+    assert "given up the node of this machine" in said, why

@@ -57,6 +57,7 @@ _PREFIX = "sth-ray-"
 _LONGEST_PARENT = 25
 _FRESH_SECONDS = 60
 _LISTEN_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
 _STARTING_SECONDS = 60
 """An actor that takes longer than this to start has no room on the cluster yet."""
 _FINISHED: str = Searcher.FINISHED
@@ -99,6 +100,7 @@ class RayBackend:
                 "token of STILLHOUSE_RAY_TOKEN_FILE, and that this machine is one of its nodes "
                 f"(`ray start --address={address} --num-cpus=0`)"
             ) from error
+        self._footing = _Footing()
 
     def run(self, session: Session, workload: Workload) -> None:
         if self._folder is None:
@@ -119,7 +121,7 @@ class RayBackend:
                 name="stillhouse",
                 storage_path=str(self._folder.path),
                 verbose=0,
-                stop=_Stop(session),
+                stop=_Stop(session, self._footing),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
@@ -146,6 +148,7 @@ class RayBackend:
                 for stream in streams:
                     ray.cancel(stream, force=True)
                 return
+            self._footing.check()
             ready, _ = ray.wait(list(streams), num_returns=1, timeout=_LISTEN_SECONDS)
             for stream in ready:
                 try:
@@ -180,6 +183,26 @@ class RayBackend:
             ray.shutdown()
             self._folder.remove()
             self._folder = None
+
+
+class _Footing:
+    """
+    The node of the cluster that this process works through. When Ray gives it up, as it does with machines that were
+    cut off for a while, it says so to nobody, and what is asked for through that node never comes.
+    """
+
+    def __init__(self) -> None:
+        self._node = ray.get_runtime_context().get_node_id()
+        self._looked = time.monotonic()
+
+    def check(self) -> None:
+        """Raises `ConnectionError` when the node is gone."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if not any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes()):
+            raise ConnectionError("Ray has given up the node of this machine; whoever claims the job next goes on")
 
 
 class _Folder:
@@ -325,16 +348,19 @@ class _Placement(FIFOScheduler):  # type: ignore[misc]
 
 
 class _Stop(tune.Stopper):  # type: ignore[misc]
-    """Ends everything under way once the session is stopping."""
+    """Ends everything under way once the session is stopping, or there is nothing to work through any more."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, footing: _Footing) -> None:
         self._session: Session | None = session
+        self._footing: _Footing | None = footing
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if self._footing is not None:
+            self._footing.check()
         return self._session is not None and self._session.stopping()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_session": None}
+        return {"_session": None, "_footing": None}
