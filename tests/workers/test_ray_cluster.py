@@ -125,6 +125,7 @@ def test_a_cluster_works_for_those_who_show_its_token(cluster: str, token: Path)
 
 def test_a_node_that_is_gone_is_missed() -> None:
     """Tune would wait for ever for trials that are to start through it."""
-    program = running(LOSE, session=True)
+    impatient = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "2"}
+    program = running(LOSE, session=True, RAY_health_check_timeout_ms="1000", **impatient)
     said, why = program.communicate(timeout=120)
     assert "given up the node of this machine" in said, why
