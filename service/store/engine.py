@@ -71,7 +71,7 @@ def connect(url: str, *, pool: int = 16, lock_seconds: float = 5.0) -> Engine:
 
 
 def _read_json(text: str | bytes) -> Any:
-    """As `json.loads`, in half of its time."""
+    """As `json.loads`, but quicker."""
     try:
         return from_json(text, cache_strings="keys")
     except ValueError:  # a lone surrogate, which a message of anybody's may hold

@@ -37,13 +37,14 @@ def keep(connection: Connection, found: Iterable[JobRecord]) -> None:
     it: a job ends nevertheless.
     """
     ended = [record for record in found if record.claims]
+    if not ended:
+        return
     with suppress(ValidationError):
         rows = [
             {"job_id": record.id, "document": _DOCUMENT.dump_python(standing, mode="json")}
             for record, standing in zip(ended, _counted(connection, ended), strict=True)
         ]
-        if rows:
-            connection.execute(insert(kept), rows)
+        connection.execute(insert(kept), rows)
 
 
 def _kept(connection: Connection, ids: Sequence[str]) -> dict[str, Standing]:
